@@ -1,0 +1,824 @@
+/* The inner loops of decentral: random words, the quantizer, neighborhood sums, products of linear models.
+ *
+ * Every function has a NumPy twin that gives the same bits (products of linear models: the same to rounding), so
+ * nothing here may contract, reassociate or approximate: compile with -ffp-contract=off and never with -ffast-math.
+ * Arguments are contiguous buffers of a checked type and shape; a wrong call raises ValueError. The GIL is released.
+ *
+ * The file includes itself twice, with REAL = float and double, for the functions that exist for both.
+ */
+#ifndef REAL
+
+#pragma GCC optimize("no-trapping-math") /* nobody reads the flags; floor becomes an instruction */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "messages are little-endian; NumPy serves this machine"
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) && !defined(DECENTRAL_NO_CLONES)
+#define CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
+#define HAVE_AVX2 1
+#include <immintrin.h>
+#else
+#define CLONES
+#endif
+
+enum { LANES = 32, TILE = 1024, WIDEST = 17 };
+static const uint32_t no_words[LANES];
+static const float SMALLEST_SCALE = 0x1p-110f, LARGEST_SCALE = 0x1p127f;
+
+/* --- Philox4x32-10: 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------------- */
+
+typedef struct {
+    uint32_t id, round, tag;
+    uint32_t k0[10][8], k1[10][8]; /* the key of every round, spread over 64-bit lanes */
+} Philox;
+
+static void philox_key(Philox *p, uint64_t seed, uint64_t round, uint64_t tag) {
+    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    p->round = (uint32_t)round, p->tag = (uint32_t)tag;
+    for (int r = 0; r < 10; r++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u)
+        for (int i = 0; i < 8; i++) p->k0[r][i] = k0, p->k1[r][i] = k1;
+}
+
+static void philox_plain(const Philox *p, uint32_t index, uint32_t out[4][LANES]) {
+    for (int l = 0; l < LANES; l++) {
+        uint32_t a = index + (uint32_t)l, b = p->id, c = p->round, d = p->tag;
+        for (int r = 0; r < 10; r++) {
+            uint64_t x = (uint64_t)a * 0xD2511F53u, y = (uint64_t)c * 0xCD9E8D57u;
+            a = (uint32_t)(y >> 32) ^ b ^ p->k0[r][0], b = (uint32_t)y;
+            c = (uint32_t)(x >> 32) ^ d ^ p->k1[r][0], d = (uint32_t)x;
+        }
+        out[0][l] = a, out[1][l] = b, out[2][l] = c, out[3][l] = d;
+    }
+}
+
+#ifdef HAVE_AVX2
+#define AVX2 __attribute__((target("avx2")))
+
+AVX2 INLINE void low_words(uint32_t *out, __m256i x, __m256i y) { /* the low words of eight 64-bit lanes */
+    __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), 0x88);
+    _mm256_storeu_si256((__m256i *)out, _mm256_permute4x64_epi64(_mm256_castps_si256(both), 0xD8));
+}
+
+/* What GCC does not find by itself: the multiplier reads the low word of a 64-bit lane and ignores the rest. */
+AVX2 static void philox_avx2(const Philox *p, uint32_t index, uint32_t out[4][LANES]) {
+    const __m256i m0 = _mm256_set1_epi64x(0xD2511F53u), m1 = _mm256_set1_epi64x(0xCD9E8D57u);
+    for (int l = 0; l < LANES; l += 8) {
+        __m256i a0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)index + l), _mm256_set_epi64x(3, 2, 1, 0));
+        __m256i a1 = _mm256_add_epi64(a0, _mm256_set1_epi64x(4));
+        __m256i b0 = _mm256_set1_epi64x(p->id), c0 = _mm256_set1_epi64x(p->round), d0 = _mm256_set1_epi64x(p->tag);
+        __m256i b1 = b0, c1 = c0, d1 = d0;
+#pragma GCC unroll 10
+        for (int r = 0; r < 10; r++) {
+            __m256i k0 = _mm256_loadu_si256((const __m256i *)p->k0[r]), k1 = _mm256_loadu_si256((const __m256i *)p->k1[r]);
+            __m256i x0 = _mm256_mul_epu32(a0, m0), y0 = _mm256_mul_epu32(c0, m1);
+            __m256i x1 = _mm256_mul_epu32(a1, m0), y1 = _mm256_mul_epu32(c1, m1);
+            a0 = _mm256_xor_si256(_mm256_srli_epi64(y0, 32), _mm256_xor_si256(b0, k0)), b0 = y0;
+            c0 = _mm256_xor_si256(_mm256_srli_epi64(x0, 32), _mm256_xor_si256(d0, k1)), d0 = x0;
+            a1 = _mm256_xor_si256(_mm256_srli_epi64(y1, 32), _mm256_xor_si256(b1, k0)), b1 = y1;
+            c1 = _mm256_xor_si256(_mm256_srli_epi64(x1, 32), _mm256_xor_si256(d1, k1)), d1 = x1;
+        }
+        low_words(out[0] + l, a0, a1), low_words(out[1] + l, b0, b1);
+        low_words(out[2] + l, c0, c1), low_words(out[3] + l, d0, d1);
+    }
+}
+#endif
+
+static void (*philox)(const Philox *, uint32_t, uint32_t[4][LANES]) = philox_plain;
+
+static void fill_words(Philox *p, uint32_t id, uint32_t *out, int64_t count) {
+    uint32_t w[4][LANES], line[4 * LANES];
+    p->id = id;
+    for (int64_t e = 0; e < count; e += 4 * LANES) {
+        philox(p, (uint32_t)(e / 4), w);
+        for (int l = 0; l < LANES; l++)
+            for (int j = 0; j < 4; j++) line[4 * l + j] = w[j][l];
+        memcpy(out + e, line, sizeof(uint32_t) * (size_t)(count - e < 4 * LANES ? count - e : 4 * LANES));
+    }
+}
+
+CLONES static void fill_halves(Philox *p, uint32_t id, uint16_t *out, int64_t count) {
+    uint32_t w[4][LANES];
+    uint16_t group[8 * LANES];
+    p->id = id;
+    for (int64_t e = 0; e < count; e += 8 * LANES) {
+        uint16_t *to = count - e < 8 * LANES ? group : out + e;
+        philox(p, (uint32_t)(e / 8), w);
+        for (int j = 0; j < 4; j++) {
+            for (int l = 0; l < LANES; l++) to[64 * j + l] = (uint16_t)w[j][l];
+            for (int l = 0; l < LANES; l++) to[64 * j + 32 + l] = (uint16_t)(w[j][l] >> 16);
+        }
+        if (to == group) memcpy(out + e, group, sizeof(uint16_t) * (size_t)(count - e));
+    }
+}
+
+/* Floyd's algorithm. `taken` (one bit a sample, all zero, or NULL) replaces the search among earlier picks. */
+CLONES static void floyd(const uint32_t *words, int64_t size, int64_t batch, int64_t *picks, uint64_t *taken) {
+    for (int64_t e = 0; e < batch; e++) {
+        const int64_t last = size - batch + e;
+        int64_t t = (int64_t)(((uint64_t)words[e] * (uint64_t)(last + 1)) >> 32);
+        if (taken) {
+            if (taken[t >> 6] >> (t & 63) & 1) t = last;
+            taken[t >> 6] |= (uint64_t)1 << (t & 63);
+        } else {
+            int64_t found = 0;
+            for (int64_t i = 0; i < e; i++) found |= picks[i] == t;
+            if (found) t = last;
+        }
+        picks[e] = t;
+    }
+    if (taken)
+        for (int64_t e = 0; e < batch; e++) taken[picks[e] >> 6] = 0;
+}
+
+/* --- The quantizer (its arithmetic and wire format: compressors/quantize.py) ------------------------------------- */
+
+typedef struct {
+    int64_t d, block, row_bytes;
+    int top, width, two_norm, dithered;
+} Grid;
+
+INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* A little-endian stream of codes, `width` bits each. */
+INLINE void pack_stream(const uint32_t *codes, int64_t count, int width, uint8_t *out) {
+    if (width == 8) {
+        for (int64_t i = 0; i < count; i++) out[i] = (uint8_t)codes[i];
+        return;
+    }
+    uint64_t held = 0;
+    int bits = 0;
+    for (int64_t i = 0; i < count; i++) {
+        held |= (uint64_t)codes[i] << bits;
+        bits += width;
+        if (bits >= 32) {
+            memcpy(out, &held, 4);
+            out += 4, held >>= 32, bits -= 32;
+        }
+    }
+    memcpy(out, &held, (size_t)((bits + 7) / 8));
+}
+
+/* `in` must be readable for four bytes past the stream. */
+INLINE void unpack_stream(const uint8_t *in, int64_t count, int width, uint32_t *codes) {
+    const uint32_t mask = (1u << width) - 1;
+    if (width == 8) {
+        for (int64_t i = 0; i < count; i++) codes[i] = in[i];
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t word;
+        memcpy(&word, in + (i * width >> 3), 4);
+        codes[i] = word >> (i * width & 7) & mask;
+    }
+}
+
+/* The smallest float at or above m in {0} or the range of scales; 0 where there is none. */
+INLINE int scale_above(double m, float *scale) {
+    float s = (float)m;
+    if ((double)s < m) s = nextafterf(s, INFINITY);
+    if (s > 0 && s < SMALLEST_SCALE) s = SMALLEST_SCALE;
+    *scale = s;
+    return s <= LARGEST_SCALE; /* false for NaN */
+}
+
+#define PASTE2(a, b) a##_##b
+#define PASTE(a, b) PASTE2(a, b)
+#define NAME(x) PASTE(x, SUFFIX)
+
+#define REAL float
+#define BITS int32_t
+#define FLOOR floorf
+#define SUFFIX f32
+#include "_kernels.c"
+#undef REAL
+#undef BITS
+#undef FLOOR
+#undef SUFFIX
+#define REAL double
+#define BITS int64_t
+#define FLOOR floor
+#define SUFFIX f64
+#include "_kernels.c"
+#undef REAL
+#undef BITS
+#undef FLOOR
+#undef SUFFIX
+
+/* --- Python ------------------------------------------------------------------------------------------------------- */
+
+enum { MAX_BUFFERS = 6 };
+
+typedef struct {
+    Py_buffer b[MAX_BUFFERS];
+    int count;
+} Buffers;
+
+static void release(Buffers *all) {
+    while (all->count) PyBuffer_Release(&all->b[--all->count]);
+}
+
+/* The next buffer: contiguous, of one of the type characters in `types` (int64 is q), `ndim` dimensions. */
+static Py_buffer *take(Buffers *all, PyObject *object, const char *types, int ndim, int writable) {
+    Py_buffer *b = &all->b[all->count];
+    if (PyObject_GetBuffer(object, b, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) return NULL;
+    all->count++;
+    char type = b->format && b->format[0] && !b->format[1] ? b->format[0] : 0;
+    if (type == 'l' && sizeof(long) == 8) type = 'q';
+    if (!type || !strchr(types, type) || b->ndim != ndim) {
+        PyErr_Format(PyExc_ValueError, "argument %d: needs %d dimensions of type %s, has %d of type %s", all->count, ndim,
+                     types, b->ndim, b->format ? b->format : "?");
+        return NULL;
+    }
+    return b;
+}
+
+static int require(int truth, const char *what) {
+    if (!truth && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, what);
+    return truth;
+}
+
+static int is_double(const Py_buffer *b) { return b->itemsize == 8; }
+
+static const char *like(const Py_buffer *b) { return is_double(b) ? "d" : "f"; }
+
+/* seed, round, tag, ids: the four arguments that every drawing function begins with. */
+static const int64_t *take_key(Buffers *all, PyObject *const *args, Philox *p, int64_t *rows) {
+    uint64_t n[3];
+    for (int i = 0; i < 3; i++) {
+        n[i] = PyLong_AsUnsignedLongLong(args[i]);
+        if (n[i] == (uint64_t)-1 && PyErr_Occurred()) return NULL;
+    }
+    if (!require(n[1] >> 32 == 0 && n[2] >> 32 == 0, "round and tag are 32-bit words")) return NULL;
+    Py_buffer *ids = take(all, args[3], "q", 1, 0);
+    if (!ids) return NULL;
+    const int64_t *id = ids->buf;
+    *rows = ids->shape[0];
+    for (int64_t i = 0; i < *rows; i++)
+        if (!require(id[i] >= 0 && id[i] >> 32 == 0, "ids are from 0 to 2^32 - 1")) return NULL;
+    philox_key(p, n[0], n[1], n[2]);
+    return id;
+}
+
+/* ptr (n + 1,) that rises from 0 to `end`. */
+static int rising(const Py_buffer *ptr, int64_t n, int64_t end) {
+    const int64_t *p = ptr->buf;
+    if (!require(ptr->shape[0] == n + 1 && p[0] == 0 && p[n] == end, "ptr does not fit the rows")) return 0;
+    for (int64_t i = 0; i < n; i++)
+        if (!require(p[i] <= p[i + 1], "ptr does not rise")) return 0;
+    return 1;
+}
+
+#define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs)
+#define BEGIN(expected)                                                       \
+    Buffers all = {.count = 0};                                               \
+    PyObject *result = NULL;                                                  \
+    if (nargs != (expected)) {                                                \
+        PyErr_SetString(PyExc_TypeError, "wrong number of arguments");        \
+        return NULL;                                                          \
+    }
+#define NEED(truth, what) \
+    if (!require((truth), (what))) goto end
+#define TAKE(name, index, types, ndim, writable)                        \
+    name = take(&all, args[index], (types), (ndim), (writable));        \
+    if (!name) goto end
+#define END          \
+    end:             \
+    release(&all);   \
+    return result
+#define NONE result = Py_NewRef(Py_None)
+#define EACH(b, function, ...)                     \
+    Py_BEGIN_ALLOW_THREADS;                        \
+    if (is_double(b)) function##_f64(__VA_ARGS__); \
+    else function##_f32(__VA_ARGS__);              \
+    Py_END_ALLOW_THREADS
+
+FUNCTION(words) {
+    BEGIN(5);
+    Philox p;
+    int64_t rows;
+    Py_buffer *out;
+    const int64_t *ids = take_key(&all, args, &p, &rows);
+    if (!ids) goto end;
+    TAKE(out, 4, "I", 2, 1);
+    NEED(out->shape[0] == rows, "out and ids differ in rows");
+    NEED(out->shape[1] >> 34 == 0, "at most 2^34 words a row");
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; i < rows; i++)
+        fill_words(&p, (uint32_t)ids[i], (uint32_t *)out->buf + i * out->shape[1], out->shape[1]);
+    Py_END_ALLOW_THREADS;
+    NONE;
+    END;
+}
+
+FUNCTION(halves) {
+    BEGIN(5);
+    Philox p;
+    int64_t rows;
+    Py_buffer *out;
+    const int64_t *ids = take_key(&all, args, &p, &rows);
+    if (!ids) goto end;
+    TAKE(out, 4, "H", 2, 1);
+    NEED(out->shape[0] == rows, "out and ids differ in rows");
+    NEED(out->shape[1] >> 35 == 0, "at most 2^35 half-words a row");
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; i < rows; i++)
+        fill_halves(&p, (uint32_t)ids[i], (uint16_t *)out->buf + i * out->shape[1], out->shape[1]);
+    Py_END_ALLOW_THREADS;
+    NONE;
+    END;
+}
+
+FUNCTION(sample_batches) {
+    BEGIN(6);
+    Philox p;
+    int64_t rows, largest = 0;
+    Py_buffer *sizes, *out;
+    uint32_t *draws = NULL;
+    uint64_t *taken = NULL;
+    const int64_t *ids = take_key(&all, args, &p, &rows);
+    if (!ids) goto end;
+    TAKE(sizes, 4, "q", 1, 0);
+    TAKE(out, 5, "q", 2, 1);
+    const int64_t *size = sizes->buf, batch = out->shape[1];
+    NEED(sizes->shape[0] == rows && out->shape[0] == rows, "sizes, out and ids differ in rows");
+    for (int64_t i = 0; i < rows; i++) {
+        NEED(size[i] >= batch && size[i] >> 32 == 0, "a batch exceeds its samples, or these 2^32");
+        if (size[i] > largest) largest = size[i];
+    }
+    draws = PyMem_Malloc(sizeof *draws * (size_t)(batch + 1));
+    if (batch > 64) taken = PyMem_Calloc((size_t)(largest / 64 + 1), sizeof *taken);
+    if (!draws || (batch > 64 && !taken)) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; i < rows; i++) {
+        fill_words(&p, (uint32_t)ids[i], draws, batch);
+        floyd(draws, size[i], batch, (int64_t *)out->buf + i * batch, taken);
+    }
+    Py_END_ALLOW_THREADS;
+    NONE;
+end:
+    PyMem_Free(draws);
+    PyMem_Free(taken);
+    release(&all);
+    return result;
+}
+
+FUNCTION(all_finite) { /* (v): is every entry finite? */
+    BEGIN(1);
+    Py_buffer *v;
+    int truth;
+    TAKE(v, 0, "fd", 2, 0);
+    Py_BEGIN_ALLOW_THREADS;
+    truth = is_double(v) ? finite_f64(v->buf, v->len / 8) : finite_f32(v->buf, v->len / 4);
+    Py_END_ALLOW_THREADS;
+    result = PyBool_FromLong(truth);
+    END;
+}
+
+/* top, width, block, then what the caller adds: checked against d and the bytes of a row. */
+static int take_grid(Grid *g, PyObject *const *args, int64_t d, int64_t row_bytes) {
+    g->d = d;
+    g->top = (int)PyLong_AsLong(args[0]);
+    g->width = (int)PyLong_AsLong(args[1]);
+    g->block = PyLong_AsLongLong(args[2]);
+    if (PyErr_Occurred()) return 0;
+    if (!require(g->width >= 1 && g->width <= WIDEST && g->top >= 1 && g->top < 1 << g->width, "top or width")) return 0;
+    if (!require(g->block >= 1 && (g->block % LANES == 0 || g->block >= d), "block")) return 0;
+    if (!require(d >= 1 && d >> 35 == 0, "from 1 to 2^35 - 1 entries a row")) return 0;
+    g->row_bytes = 4 * ceil_div(d, g->block) + d / TILE * 4 * LANES * g->width + ceil_div(d % TILE * g->width, 8);
+    return require(g->row_bytes == row_bytes, "bytes of a row");
+}
+
+FUNCTION(quantize_encode) { /* (seed, round, tag, ids, v, payload, top, width, block, two_norm, dithered): bad rows or None */
+    BEGIN(11);
+    Philox p;
+    Grid g;
+    int64_t rows, bad = 0;
+    Py_buffer *v, *payload;
+    const int64_t *ids = take_key(&all, args, &p, &rows);
+    if (!ids) goto end;
+    TAKE(v, 4, "fd", 2, 0);
+    TAKE(payload, 5, "B", 2, 1);
+    NEED(v->shape[0] == rows && payload->shape[0] == rows, "v, payload and ids differ in rows");
+    NEED(take_grid(&g, args + 6, v->shape[1], payload->shape[1]), "grid");
+    g.two_norm = PyObject_IsTrue(args[9]);
+    g.dithered = PyObject_IsTrue(args[10]);
+    char *failed = PyMem_Calloc((size_t)rows + 1, 1);
+    if (!failed) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; i < rows; i++) {
+        uint8_t *to = (uint8_t *)payload->buf + i * g.row_bytes;
+        p.id = (uint32_t)ids[i];
+        failed[i] = is_double(v) ? !encode_f64((double *)v->buf + i * g.d, to, &g, &p)
+                                 : !encode_f32((float *)v->buf + i * g.d, to, &g, &p);
+        bad += failed[i];
+    }
+    Py_END_ALLOW_THREADS;
+    if (!bad) NONE;
+    else if ((result = PyList_New(0)))
+        for (int64_t i = 0; i < rows; i++) {
+            PyObject *number = failed[i] ? PyLong_FromLongLong(i) : NULL;
+            if (failed[i] && (!number || PyList_Append(result, number))) Py_CLEAR(result);
+            Py_XDECREF(number);
+            if (!result) break;
+        }
+    PyMem_Free(failed);
+    END;
+}
+
+FUNCTION(quantize_decode) { /* (payload, out, top, width, block, gain): are all scales in range? */
+    BEGIN(6);
+    Grid g;
+    int good = 1;
+    Py_buffer *payload, *out;
+    TAKE(payload, 0, "B", 2, 0);
+    TAKE(out, 1, "fd", 2, 1);
+    const double gain = PyFloat_AsDouble(args[5]);
+    if (PyErr_Occurred()) goto end;
+    const int64_t rows = out->shape[0];
+    NEED(payload->shape[0] == rows, "payload and out differ in rows");
+    NEED(take_grid(&g, args + 2, out->shape[1], payload->shape[1]), "grid");
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; good && i < rows; i++) {
+        const uint8_t *from = (const uint8_t *)payload->buf + i * g.row_bytes;
+        good = is_double(out) ? decode_f64(from, (double *)out->buf + i * g.d, &g, gain)
+                              : decode_f32(from, (float *)out->buf + i * g.d, &g, (float)gain);
+    }
+    Py_END_ALLOW_THREADS;
+    result = PyBool_FromLong(good);
+    END;
+}
+
+FUNCTION(total) { /* (z (m, d), ptr (n + 1,), out (n, d)) */
+    BEGIN(3);
+    Py_buffer *z, *ptr, *out;
+    TAKE(z, 0, "fd", 2, 0);
+    TAKE(ptr, 1, "q", 1, 0);
+    TAKE(out, 2, like(z), 2, 1);
+    const int64_t n = out->shape[0], d = out->shape[1];
+    NEED(z->shape[1] == d, "z and out differ in columns");
+    NEED(rising(ptr, n, z->shape[0]), "ptr");
+    EACH(z, total, z->buf, ptr->buf, out->buf, n, d);
+    NONE;
+    END;
+}
+
+FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or None, out (n, d)) */
+    BEGIN(5);
+    Py_buffer *x, *ptr, *head, *weights = NULL, *out;
+    TAKE(x, 0, "fd", 2, 0);
+    TAKE(ptr, 1, "q", 1, 0);
+    TAKE(head, 2, "q", 1, 0);
+    if (args[3] != Py_None) {
+        TAKE(weights, 3, like(x), 1, 0);
+    }
+    TAKE(out, 4, like(x), 2, 1);
+    const int64_t n = out->shape[0], d = out->shape[1], m = head->shape[0];
+    NEED(x->shape[1] == d && x->shape[0] >= n, "x and out differ in columns, or x has fewer rows");
+    NEED(rising(ptr, n, m), "ptr");
+    NEED(!weights || weights->shape[0] == m, "weights and head differ in length");
+    for (int64_t a = 0; a < m; a++) NEED(((int64_t *)head->buf)[a] >= 0 && ((int64_t *)head->buf)[a] < x->shape[0], "head");
+    EACH(x, disagreement, x->buf, ptr->buf, head->buf, weights ? weights->buf : NULL, out->buf, n, d);
+    NONE;
+    END;
+}
+
+/* X (S, d), ptr (n + 1,), [index (n, B)], then an input and an output: agent rows (n, d) and one number a sample. */
+static PyObject *linear_model(PyObject *const *args, Py_ssize_t nargs, int batched, int combine) {
+    BEGIN(batched ? 5 : 4);
+    Py_buffer *X, *ptr, *index = NULL, *agents, *samples;
+    const int last = batched ? 3 : 2;
+    TAKE(X, 0, "fd", 2, 0);
+    TAKE(ptr, 1, "q", 1, 0);
+    if (batched) {
+        TAKE(index, 2, "q", 2, 0);
+    }
+    TAKE(agents, combine ? last + 1 : last, like(X), 2, combine);
+    TAKE(samples, combine ? last : last + 1, like(X), batched ? 2 : 1, !combine);
+    const int64_t n = agents->shape[0], d = X->shape[1];
+    NEED(agents->shape[1] == d, "X and the agents' rows differ in columns");
+    NEED(rising(ptr, n, X->shape[0]), "ptr");
+    NEED(samples->shape[0] == (batched ? n : X->shape[0]), "rows of the samples");
+    if (batched) {
+        const int64_t B = index->shape[1], *p = ptr->buf, *at = index->buf;
+        NEED(index->shape[0] == n && samples->shape[1] == B, "shape of index");
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t h = 0; h < B; h++)
+                NEED(at[i * B + h] >= 0 && at[i * B + h] < p[i + 1] - p[i], "index beyond an agent's samples");
+    }
+    const int64_t B = batched ? index->shape[1] : 0, *at = batched ? index->buf : NULL;
+    if (combine) {
+        EACH(X, combine, X->buf, ptr->buf, at, B, samples->buf, agents->buf, n, d);
+    } else {
+        EACH(X, margins, X->buf, ptr->buf, at, B, agents->buf, samples->buf, n, d);
+    }
+    NONE;
+    END;
+}
+
+FUNCTION(glm_margins) { return linear_model(args, nargs, 0, 0); }
+FUNCTION(glm_combine) { return linear_model(args, nargs, 0, 1); }
+FUNCTION(glm_margins_batch) { return linear_model(args, nargs, 1, 0); }
+FUNCTION(glm_combine_batch) { return linear_model(args, nargs, 1, 1); }
+
+#define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+static PyMethodDef methods[] = {METHOD(words),
+                                METHOD(halves),
+                                METHOD(sample_batches),
+                                METHOD(all_finite),
+                                METHOD(quantize_encode),
+                                METHOD(quantize_decode),
+                                METHOD(total),
+                                METHOD(disagreement),
+                                METHOD(glm_margins),
+                                METHOD(glm_combine),
+                                METHOD(glm_margins_batch),
+                                METHOD(glm_combine_batch),
+                                {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef module = {.m_base = PyModuleDef_HEAD_INIT,
+                                    .m_name = "decentral._kernels",
+                                    .m_doc = "Inner loops in C; NumPy twins stand where they are called.",
+                                    .m_size = -1,
+                                    .m_methods = methods};
+
+PyMODINIT_FUNC PyInit__kernels(void) {
+#ifdef HAVE_AVX2
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2")) philox = philox_avx2;
+#endif
+    return PyModule_Create(&module);
+}
+
+#else /* --- for REAL = float and double ---------------------------------------------------------------------------- */
+
+typedef BITS NAME(bits) __attribute__((may_alias));
+enum { NAME(WIDTH) = 64 / sizeof(REAL) };
+typedef REAL NAME(vector) __attribute__((vector_size(64)));
+typedef REAL NAME(unaligned) __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+
+/* The bits of the largest magnitude: integer order is the order of magnitudes, infinity and NaN come last. */
+INLINE NAME(bits) NAME(largest)(const REAL *v, int64_t n) {
+    const NAME(bits) *bits = (const NAME(bits) *)v;
+    const NAME(bits) magnitude = sizeof(REAL) == 4 ? (NAME(bits))INT32_MAX : (NAME(bits))INT64_MAX;
+    NAME(bits) m = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const NAME(bits) a = bits[i] & magnitude;
+        m = a > m ? a : m;
+    }
+    return m;
+}
+
+INLINE REAL NAME(from_bits)(NAME(bits) b) {
+    REAL x;
+    memcpy(&x, &b, sizeof x);
+    return x;
+}
+
+CLONES static int NAME(finite)(const REAL *v, int64_t n) { return NAME(from_bits)(NAME(largest)(v, n)) < (REAL)INFINITY; }
+
+/* Sum of squares in double: a tile's lanes over its rows in order, lanes halved, tiles by pairs. */
+static double NAME(sum_of_squares)(const REAL *v, int64_t n) {
+    double partial[64];
+    int depth = 0;
+    for (int64_t t = 0; t * TILE < n; t++) {
+        const int64_t end = n - t * TILE < TILE ? n - t * TILE : TILE;
+        const REAL *x = v + t * TILE;
+        double acc[LANES] = {0};
+        int64_t e = 0;
+        for (; e + LANES <= end; e += LANES)
+            for (int l = 0; l < LANES; l++) acc[l] += (double)x[e + l] * (double)x[e + l];
+        for (int l = 0; e < end; e++, l++) acc[l] += (double)x[e] * (double)x[e];
+        for (int half = LANES / 2; half; half /= 2)
+            for (int l = 0; l < half; l++) acc[l] += acc[l + half];
+        partial[depth++] = acc[0];
+        for (int64_t done = t + 1; !(done & 1); done >>= 1, depth--) partial[depth - 2] += partial[depth - 1];
+    }
+    while (depth > 1) depth--, partial[depth - 1] += partial[depth];
+    return depth ? partial[0] : 0.0;
+}
+
+/* Codes of a row of a tile; `words` holds their half-words, the low ones or (shift = 16) the high ones. */
+INLINE void NAME(round_row)(const REAL *v, int count, REAL inv, REAL offset, const uint32_t *words, int shift, int zero,
+                            int top, uint32_t *codes) {
+    for (int l = 0; l < count; l++) {
+        const REAL u = (REAL)(int32_t)(words[l] >> shift & 0xFFFF) * (REAL)0x1p-16 + offset; /* exact */
+        int32_t q = (int32_t)FLOOR(v[l] * inv + u) + zero;
+        q = q < 0 ? 0 : q;
+        codes[l] = (uint32_t)(q > top ? top : q);
+    }
+}
+
+CLONES static int NAME(encode)(const REAL *v, uint8_t *out, const Grid *g, const Philox *p) {
+    const REAL half = (REAL)g->top / 2;
+    const int zero = g->top / 2, width = g->width;
+    const REAL offset = (half - (REAL)zero) + (g->dithered ? (REAL)0x1p-17 : (REAL)0.5);
+    uint8_t *scales = out, *codes = out + 4 * ceil_div(g->d, g->block);
+    uint32_t random[4][LANES], row[LANES];
+    REAL inv = 0;
+    int64_t next = 0;
+    for (int64_t start = 0; start < g->d; start += TILE) {
+        const int64_t n = g->d - start < TILE ? g->d - start : TILE;
+        uint32_t tile[TILE > WIDEST * LANES ? TILE : WIDEST * LANES]; /* packed words, or the codes of a tail */
+        if (n == TILE) memset(tile, 0, sizeof(uint32_t) * (size_t)(width * LANES));
+        for (int r = 0; r * LANES < n; r++) {
+            const int64_t e = start + r * LANES;
+            if (e == next) {
+                float s;
+                const int64_t size = g->d - e < g->block ? g->d - e : g->block;
+                double m = NAME(from_bits)(NAME(largest)(v + e, size));
+                if (!(m < INFINITY)) return 0;
+                if (g->two_norm) m = fmax(m, sqrt(NAME(sum_of_squares)(v + e, size)));
+                if (!scale_above(m, &s)) return 0;
+                memcpy(scales, &s, 4);
+                inv = s > 0 ? half / (REAL)s : 0;
+                scales += 4, next += g->block;
+            }
+            if (g->dithered && r % 8 == 0) philox(p, (uint32_t)(e / 8), random);
+            const uint32_t *words = g->dithered ? random[r % 8 / 2] : no_words;
+            const int odd = r % 2 * 16, count = n - r * LANES < LANES ? (int)(n - r * LANES) : LANES;
+            if (count < LANES) {
+                NAME(round_row)(v + e, count, inv, offset, words, odd, zero, g->top, tile + r * LANES);
+                continue;
+            }
+            NAME(round_row)(v + e, LANES, inv, offset, words, odd, zero, g->top, n < TILE ? tile + r * LANES : row);
+            if (n < TILE) continue;
+            const int shift = r * width % 32;
+            uint32_t *to = tile + r * width / 32 * LANES;
+            for (int l = 0; l < LANES; l++) to[l] |= row[l] << shift;
+            if (shift + width > 32)
+                for (int l = 0; l < LANES; l++) to[LANES + l] |= row[l] >> (32 - shift);
+        }
+        if (n == TILE) codes = (uint8_t *)memcpy(codes, tile, (size_t)(4 * LANES * width)) + 4 * LANES * width;
+        else pack_stream(tile, n, width, codes);
+    }
+    return 1;
+}
+
+INLINE void NAME(expand_row)(const uint32_t *codes, int count, uint32_t top, REAL half, REAL step, REAL *out) {
+    int32_t c[LANES];
+    for (int l = 0; l < count; l++) c[l] = (int32_t)(codes[l] < top ? codes[l] : top);
+    for (int l = 0; l < count; l++) out[l] = ((REAL)c[l] - half) * step;
+}
+
+CLONES static int NAME(decode)(const uint8_t *in, REAL *out, const Grid *g, REAL gain) {
+    const REAL half = (REAL)g->top / 2;
+    const int width = g->width;
+    const uint32_t top = (uint32_t)g->top, mask = (1u << width) - 1;
+    const uint8_t *scales = in, *codes = in + 4 * ceil_div(g->d, g->block);
+    REAL step = 0;
+    int64_t next = 0;
+    for (int64_t start = 0; start < g->d; start += TILE) {
+        const int64_t n = g->d - start < TILE ? g->d - start : TILE;
+        uint32_t tile[TILE], row[LANES];
+        if (n == TILE) {
+            memcpy(tile, codes, (size_t)(4 * LANES * width));
+            codes += 4 * LANES * width;
+        } else {
+            uint8_t padded[TILE * WIDEST / 8 + 4];
+            const size_t size = (size_t)ceil_div(n * width, 8);
+            memcpy(padded, codes, size);
+            memset(padded + size, 0, 4);
+            unpack_stream(padded, n, width, tile);
+        }
+        for (int r = 0; r * LANES < n; r++) {
+            const int64_t e = start + r * LANES;
+            if (e == next) {
+                float s;
+                memcpy(&s, scales, 4);
+                if (!(s == 0 || (s >= SMALLEST_SCALE && s <= LARGEST_SCALE))) return 0;
+                step = (REAL)s / half * gain;
+                scales += 4, next += g->block;
+            }
+            if (n == TILE) {
+                const int shift = r * width % 32;
+                const uint32_t *from = tile + r * width / 32 * LANES;
+                if (shift + width > 32)
+                    for (int l = 0; l < LANES; l++) row[l] = (from[l] >> shift | from[LANES + l] << (32 - shift)) & mask;
+                else
+                    for (int l = 0; l < LANES; l++) row[l] = from[l] >> shift & mask;
+                NAME(expand_row)(row, LANES, top, half, step, out + e);
+            } else if (n - r * LANES >= LANES) {
+                NAME(expand_row)(tile + r * LANES, LANES, top, half, step, out + e);
+            } else {
+                NAME(expand_row)(tile + r * LANES, (int)(n - r * LANES), top, half, step, out + e);
+            }
+        }
+    }
+    return 1;
+}
+
+/* --- Sums over a neighborhood, in arc order; columns in chunks that stay in the first cache ----------------------- */
+
+enum { NAME(CHUNK) = 4096 / sizeof(REAL) };
+
+CLONES static void NAME(total)(const REAL *z, const int64_t *ptr, REAL *out, int64_t n, int64_t d) {
+    for (int64_t i = 0; i < n; i++, out += d)
+        for (int64_t start = 0; start < d; start += NAME(CHUNK)) {
+            const int64_t size = d - start < NAME(CHUNK) ? d - start : NAME(CHUNK);
+            REAL *restrict sum = out + start;
+            if (ptr[i] == ptr[i + 1]) memset(sum, 0, sizeof(REAL) * (size_t)size);
+            else memcpy(sum, z + ptr[i] * d + start, sizeof(REAL) * (size_t)size);
+            for (int64_t a = ptr[i] + 1; a < ptr[i + 1]; a++) {
+                const REAL *restrict term = z + a * d + start;
+                for (int64_t k = 0; k < size; k++) sum[k] += term[k];
+            }
+        }
+}
+
+CLONES static void NAME(disagreement)(const REAL *x, const int64_t *ptr, const int64_t *head, const REAL *weights, REAL *out,
+                                      int64_t n, int64_t d) {
+    for (int64_t i = 0; i < n; i++, out += d)
+        for (int64_t start = 0; start < d; start += NAME(CHUNK)) {
+            const int64_t size = d - start < NAME(CHUNK) ? d - start : NAME(CHUNK);
+            REAL *restrict sum = out + start;
+            const REAL *restrict here = x + i * d + start;
+            memset(sum, 0, sizeof(REAL) * (size_t)size);
+            for (int64_t a = ptr[i]; a < ptr[i + 1]; a++) {
+                const REAL *restrict there = x + head[a] * d + start;
+                if (weights)
+                    for (int64_t k = 0; k < size; k++) sum[k] += weights[a] * (here[k] - there[k]);
+                else
+                    for (int64_t k = 0; k < size; k++) sum[k] += here[k] - there[k];
+            }
+        }
+}
+
+/* --- Linear models: four samples at a time, each with the arithmetic that it would have alone --------------------- */
+
+INLINE REAL NAME(fold)(const NAME(vector) *acc, const REAL *a, const REAL *b, int64_t rest) {
+    REAL lane[NAME(WIDTH)];
+    memcpy(lane, acc, sizeof lane);
+    for (int64_t l = 0; l < rest; l++) lane[l] += a[l] * b[l];
+    for (int half = NAME(WIDTH) / 2; half; half /= 2)
+        for (int l = 0; l < half; l++) lane[l] += lane[l + half];
+    return lane[0];
+}
+
+/* out[h] = sample h · x_i over the samples of each agent i, or of its batch at[i, :]. */
+CLONES static void NAME(margins)(const REAL *X, const int64_t *ptr, const int64_t *at, int64_t B, const REAL *x, REAL *out,
+                                 int64_t n, int64_t d) {
+    const int64_t body = d - d % NAME(WIDTH);
+    for (int64_t i = 0; i < n; i++, x += d) {
+        const int64_t count = at ? B : ptr[i + 1] - ptr[i];
+        const REAL *base = X + ptr[i] * d;
+        int64_t h = 0;
+#define SAMPLE(j) (base + (at ? at[i * B + h + (j)] : h + (j)) * d)
+#define LOAD(p) (*(const NAME(unaligned) *)(p))
+        for (; h + 4 <= count; h += 4, out += 4) {
+            const REAL *a0 = SAMPLE(0), *a1 = SAMPLE(1), *a2 = SAMPLE(2), *a3 = SAMPLE(3);
+            NAME(vector) s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+            for (int64_t k = 0; k < body; k += NAME(WIDTH)) {
+                const NAME(vector) b = LOAD(x + k);
+                s0 += LOAD(a0 + k) * b, s1 += LOAD(a1 + k) * b, s2 += LOAD(a2 + k) * b, s3 += LOAD(a3 + k) * b;
+            }
+            out[0] = NAME(fold)(&s0, a0 + body, x + body, d - body);
+            out[1] = NAME(fold)(&s1, a1 + body, x + body, d - body);
+            out[2] = NAME(fold)(&s2, a2 + body, x + body, d - body);
+            out[3] = NAME(fold)(&s3, a3 + body, x + body, d - body);
+        }
+        for (; h < count; h++, out++) {
+            const REAL *a = SAMPLE(0);
+            NAME(vector) s = {0};
+            for (int64_t k = 0; k < body; k += NAME(WIDTH)) s += LOAD(a + k) * LOAD(x + k);
+            *out = NAME(fold)(&s, a + body, x + body, d - body);
+        }
+    }
+}
+
+/* out[i] = Σ_h coef[h] sample h, in the order of the samples. */
+CLONES static void NAME(combine)(const REAL *X, const int64_t *ptr, const int64_t *at, int64_t B, const REAL *coef, REAL *out,
+                                 int64_t n, int64_t d) {
+    for (int64_t i = 0; i < n; i++, out += d) {
+        const int64_t count = at ? B : ptr[i + 1] - ptr[i];
+        const REAL *base = X + ptr[i] * d;
+        REAL *restrict sum = out;
+        int64_t h = 0;
+        memset(sum, 0, sizeof(REAL) * (size_t)d);
+        for (; h + 4 <= count; h += 4, coef += 4) {
+            const REAL *restrict a0 = SAMPLE(0), *restrict a1 = SAMPLE(1), *restrict a2 = SAMPLE(2), *restrict a3 = SAMPLE(3);
+            const REAL c0 = coef[0], c1 = coef[1], c2 = coef[2], c3 = coef[3];
+            for (int64_t k = 0; k < d; k++) sum[k] = (((sum[k] + c0 * a0[k]) + c1 * a1[k]) + c2 * a2[k]) + c3 * a3[k];
+        }
+        for (; h < count; h++, coef++) {
+            const REAL *restrict a = SAMPLE(0);
+            for (int64_t k = 0; k < d; k++) sum[k] += *coef * a[k];
+        }
+    }
+#undef SAMPLE
+#undef LOAD
+}
+
+#endif

@@ -1,0 +1,437 @@
+"""The command line: decentral run | show | list | compare | report | data | check | cite | bench.
+
+Exit status 0: done; 1: the run failed or diverged; 2: bad input; 130 or 143: stopped by Ctrl-C or SIGTERM, resumable.
+Heavy modules are imported inside the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decentral.errors import ConfigError, DecentralError
+
+if TYPE_CHECKING:
+    from decentral.experiment import Experiment
+
+NAMESPACES = ("topologies", "weights", "algorithms", "compressors", "estimators", "problems", "data", "metrics")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.command(options)
+        sys.stdout.flush()
+        return status
+    except DecentralError as error:
+        if _rank() == 0:  # what all ranks see, one says
+            print(f"decentral: {error}", file=sys.stderr, flush=True)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `decentral list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _rank() -> int:
+    """This process among those of a launcher, before MPI is imported."""
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from decentral import __version__
+
+    parser = argparse.ArgumentParser(
+        prog="decentral", description="Decentralized, peer-to-peer training with compressed messages.",
+        epilog="Under a launcher: mpirun -n 8 python -m decentral run config.toml",
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"decentral {__version__}")
+    commands = parser.add_subparsers(metavar="command", required=True)
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=function)
+        return made
+
+    def overrides(made: argparse.ArgumentParser) -> None:
+        made.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a key of the configuration")
+
+    run = command("run", _run, "run a configuration; under mpirun, one process per rank")
+    run.add_argument("config", type=Path)
+    overrides(run)
+    run.add_argument("--force", action="store_true", help="run again although it was run")
+    run.add_argument("--resume", action="store_true", help="continue from the checkpoint of a stopped run")
+    run.add_argument("--quiet", action="store_true", help="print the outcome only")
+
+    show = command("show", _show, "what a configuration or a graph means, without running it")
+    show.add_argument("what", help='a configuration, or a graph such as "ring:16"')
+    show.add_argument("--ranks", type=int, default=1)
+    overrides(show)
+
+    listing = command("list", _list, "what can be named in a configuration")
+    listing.add_argument("what", nargs="?", choices=NAMESPACES, metavar="|".join(NAMESPACES))
+
+    compare = command("compare", _compare, "a table of runs: what each spent to reach a target")
+    compare.add_argument("folders", nargs="+")
+    compare.add_argument("--to", metavar="METRIC=LEVEL", help="e.g. grad_norm_sq=1e-10; default: the runs' own target")
+    compare.add_argument("--sort", default="rounds", help="rounds, gradients, bytes, modelled, seconds or best")
+    form = compare.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true")
+    form.add_argument("--json", action="store_true")
+
+    report = command("report", _report, "plots and a self-contained HTML page of runs")
+    report.add_argument("folders", nargs="+")
+    report.add_argument("--out", type=Path, help="folder to write to")
+    report.add_argument("--to", metavar="METRIC=LEVEL")
+    for made in (compare, report):
+        made.add_argument("--t-g", type=float, help="modelled time of a component gradient")
+        made.add_argument("--t-c", type=float, help="modelled time of an exchange of one vector")
+
+    data = command("data", _data, "the data sets; `data fetch NAME` brings one into the cache")
+    data.add_argument("action", nargs="?", choices=["fetch"])
+    data.add_argument("name", nargs="?")
+
+    command("check", _check, "versions, MPI, compiled kernels, extras, and a small self-test")
+
+    cite = command("cite", _cite, "BibTeX of methods, or of what runs used")
+    cite.add_argument("names", nargs="+", help="method names or run folders")
+
+    bench = command("bench", _bench, "rounds per second on this machine, as ratios")
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
+    return parser
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
+
+
+def _run(options: argparse.Namespace) -> int:
+    from decentral import experiment, runner
+    from decentral.ranks import Ranks
+
+    ranks = Ranks.start()
+    chosen = ranks.together(lambda: experiment.load(options.config, options.set))
+    watch: runner.Watch = _Printer(options.quiet, ranks.size > 1) if ranks.rank == 0 else runner.Silent()
+    try:
+        outcome = runner.run(chosen, force=options.force, resume=options.resume, watch=watch, ranks=ranks)
+    finally:
+        watch.stop()
+    if ranks.rank == 0:
+        _tell(outcome, chosen)
+    return outcome.exit_status
+
+
+class _Printer:
+    """Header, progress with rate and time left: a live line on a terminal, a plain one every 5 s otherwise."""
+
+    def __init__(self, quiet: bool, launched: bool):
+        self.quiet, self.launched = quiet, launched
+        self.live: Any = None
+        self.first = self.rounds = 0
+        self.since = self.told = time.monotonic()
+
+    def say(self, sentence: str) -> None:
+        print(f"decentral: {sentence}", file=sys.stderr, flush=True)
+
+    def start(self, record: dict[str, Any], first: int, rounds: int) -> None:
+        self.first, self.rounds, self.since = first, rounds, time.monotonic()
+        self.told = self.since
+        if self.quiet:
+            return
+        for line in header(record):
+            print(line)
+        if first:
+            print(f"resumed   at round {first}")
+        sys.stdout.flush()
+        if sys.stdout.isatty() and not self.launched:  # a launcher gives ranks a terminal also where it has none itself
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("round {task.completed:.0f}/{task.total:.0f}"), BarColumn(), TextColumn("{task.fields[what]}"))
+            self.live = Progress(*columns, TimeRemainingColumn(), transient=True)
+            self.live.start()
+            self.live.add_task("", total=rounds, completed=first, what="")
+
+    def progress(self, k: int, row: dict[str, float]) -> None:
+        now = time.monotonic()
+        rate = (k - self.first) / max(now - self.since, 1e-9)
+        what = f"{rate:,.0f} rounds/s"
+        metric = next((m for m in ("grad_norm_sq", "loss", "consensus") if m in row), None)
+        if metric:
+            what += f", {metric} {row[metric]:.2e}"
+        if self.live is not None:
+            self.live.update(self.live.task_ids[0], completed=k, what=what)
+        elif not self.quiet and now - self.told > 5:
+            self.told = now
+            left = (self.rounds - k) / max(rate, 1e-9)
+            print(f"round {k} of {self.rounds}, {what}, {left:.0f} s left", flush=True)
+
+    def stop(self) -> None:
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+
+
+def header(record: dict[str, Any]) -> list[str]:
+    """What runs, in a few lines, from run.json."""
+    graph, data, problem = record["graph"], record["data"], record["problem"]
+    samples = [a["samples"] for a in data["agents"]]
+    each = f"{min(samples)}" if min(samples) == max(samples) else f"{min(samples)} to {max(samples)}"
+    where = f"{record['ranks']} MPI ranks, {record['mpi_library']}" if record["executor"] == "mpi" else "in one process"
+    return [
+        f"problem   {problem['description']}; d = {problem['d']}, L = {problem['L']:.3g}, mu = {problem['mu']:.3g}",
+        f"data      {data['name']}, {data['rows']} rows, split {data['split']}, {each} per agent",
+        f"graph     {graph['name']}: {graph['agents']} agents, {graph['edges']} edges, gap {graph['gap']:.3g}",
+        f"executor  {where}; {record['kernels'].split()[0]} kernels",
+        f"method    {record['label']}: {_parameters(record['parameters'])}",
+    ]
+
+
+def _parameters(table: dict[str, Any]) -> str:
+    parts = []
+    for key, value in table.items():
+        if isinstance(value, dict):
+            inner = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
+            parts.append(f"{key} {value.get('name', '')}" + (f"({inner})" if inner else ""))
+        elif key != "name":
+            parts.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
+    return ", ".join(parts)
+
+
+def _tell(outcome: Any, chosen: Experiment) -> None:
+    """The end of a run, for people."""
+    if outcome.again:
+        why = f" ({outcome.why})" if outcome.why else ""
+        print(f"{outcome.folder} was run already: {outcome.status} after {outcome.rounds} rounds{why}; --force runs it again")
+        print(f"next      decentral report {outcome.folder}")
+        return
+    words = {"target": "reached its target", "finished": "finished", "diverged": "diverged", "interrupted": "was stopped"}
+    line = f"{words[outcome.status]} after {outcome.rounds} rounds"
+    if outcome.status == "finished" and chosen.target:
+        line += ", target not reached"
+    print(f"outcome   {line}")
+    if outcome.why:
+        print(f"          {outcome.why}", file=sys.stderr, flush=True)
+    row = outcome.row
+    if row:
+        metrics = ", ".join(f"{m} {row[m]:.3e}" for m in chosen.metrics if m in row)
+        arcs = 2 * outcome.record["graph"]["edges"]
+        per_arc = f"{row['wire_bytes'] / arcs:,.0f} bytes per arc, " if arcs else ""
+        print(f"          {metrics}")
+        spent = f"modelled time {row['modelled_seconds']:,.6g}, {row['seconds']:.3g} s"
+        print(f"          {row['gradients']:,.0f} gradients per agent, {per_arc}{spent}")
+    print(f"folder    {outcome.folder}")
+    if outcome.status == "interrupted":
+        print(f"next      decentral {' '.join(a for a in sys.argv[1:] if a != '--force')} --resume")
+    else:
+        print(f"next      decentral report {outcome.folder}")
+
+
+# --- show -----------------------------------------------------------------------------------------------------------
+
+
+def _show(options: argparse.Namespace) -> int:
+    what = options.what
+    if not Path(what).exists() and not what.endswith(".toml"):
+        import topologies
+        from decentral.graph import Graph
+
+        graph = topologies.parse(what)
+        print((graph if isinstance(graph, Graph) else Graph.from_networkx(graph, what)).card())
+        return 0
+    from decentral import experiment
+    from decentral.preview import preview
+
+    print(preview(experiment.load(what, options.set), options.ranks))
+    return 0
+
+
+# --- list, data, cite -------------------------------------------------------------------------------------------------
+
+
+def _list(options: argparse.Namespace) -> int:
+    for what in [options.what] if options.what else NAMESPACES:
+        if not options.what:
+            print(f"{what}")
+        for name, text in _names(what):
+            print(f"  {name:<20}{text}".rstrip())
+    return 0
+
+
+def _names(what: str) -> list[tuple[str, str]]:
+    def first_line(thing: Any) -> str:
+        return (thing.__doc__ or "").strip().splitlines()[0] if thing.__doc__ else ""
+
+    match what:
+        case "topologies":
+            import topologies
+
+            return [(name, first_line(family)) for name, family in topologies.FAMILIES.items()]
+        case "weights":
+            from decentral.graph import RULES
+
+            return [(name, first_line(rule)) for name, rule in RULES.items()]
+        case "algorithms":
+            from decentral import algorithms
+
+            return [(name, _method_line(algorithms.load(name))) for name in algorithms.NAMES]
+        case "compressors":
+            from decentral.compressors import COMPRESSORS
+
+            return [(name, first_line(kind)) for name, kind in COMPRESSORS.items()]
+        case "estimators":
+            from decentral.estimators import ESTIMATORS
+
+            return [(name, first_line(kind)) for name, kind in ESTIMATORS.items()]
+        case "problems":
+            from decentral.problems import PROBLEMS
+
+            return [(name, first_line(kind)) for name, kind in PROBLEMS.items()]
+        case "data":
+            return [(line.name, line.source) for line in _available()]
+        case _:
+            from decentral.experiment import METRICS
+
+            return list(METRICS.items())
+
+
+def _method_line(method: Any) -> str:
+    import inspect
+
+    module = inspect.getdoc(inspect.getmodule(method)) or ""
+    takes = "compressed" if "compressor" in method.__dataclass_fields__ else "plain"
+    return f"{method.label:<18}{takes:<12}{module.splitlines()[0] if module else ''}"
+
+
+def _available() -> Any:
+    from decentral.data import available
+
+    return available()
+
+
+def _data(options: argparse.Namespace) -> int:
+    from decentral import data
+
+    if options.action == "fetch":
+        if not options.name:
+            raise ConfigError("say which data set to fetch: decentral data fetch a9a")
+        print(data.fetch(options.name, say=lambda text: print(text, file=sys.stderr)))
+        return 0
+    print(f"  {'name':<16}{'rows':>8}{'features':>10}{'classes':>9}  {'here':<6}{'from':<28}source")
+    for line in data.available():
+        size = "".join(f"{'' if v is None else v:>{w}}" for v, w in ((line.rows, 8), (line.features, 10), (line.classes, 9)))
+        print(f"  {line.name:<16}{size}  {'yes' if line.cached else 'no':<6}{line.origin:<28}{line.source}")
+    print(f"cache: {data.root()} (DECENTRAL_DATA overrides)")
+    return 0
+
+
+def _cite(options: argparse.Namespace) -> int:
+    from decentral import algorithms
+    from decentral.recorder import bibtex, read_record, references
+
+    entries: dict[str, None] = {}
+    for name in options.names:
+        if Path(name).is_dir():
+            record = read_record(Path(name))
+            if record is None:
+                raise ConfigError(f'"{name}" is no run folder: it has no run.json')
+            entries |= dict.fromkeys(record.get("cite", []))
+        else:
+            keys = [name] if name in references() else algorithms.load(name).cite
+            entries |= dict.fromkeys(bibtex(keys))
+    print("\n\n".join(entries))
+    return 0
+
+
+# --- compare, report ----------------------------------------------------------------------------------------------------
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from decentral.report import compare
+    from decentral.report.runs import read_runs
+
+    runs = read_runs(*options.folders)
+    target = compare.parse_target(options.to) if options.to else compare.common_target(runs)
+    rows = compare.table(runs, target, sort=options.sort, t_g=options.t_g, t_c=options.t_c)
+    if options.csv:
+        print(compare.to_csv(rows), end="")
+    elif options.json:
+        print(compare.to_json(rows, target), end="")
+    else:
+        compare.show(rows, target)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from decentral import report
+    from decentral.report.compare import parse_target
+
+    to = parse_target(options.to) if options.to else None
+    print(report.report(options.folders, options.out, to=to, t_g=options.t_g, t_c=options.t_c))
+    return 0
+
+
+# --- check, bench -----------------------------------------------------------------------------------------------------------
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Every line says what is there, and how to get what is not."""
+    import platform
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    from decentral import __version__, runner
+
+    print(f"decentral   {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    for package, extra in (
+        ("numpy", ""), ("scipy", ""), ("networkx", ""), ("msgspec", ""), ("mpi4py", "mpi"), ("matplotlib", "report"),
+        ("jinja2", "report"), ("scikit-learn", "data"), ("cvxpy", "fastest"), ("torch", "torch"),
+    ):  # fmt: skip
+        try:
+            print(f"{package:<12}{installed(package)}")
+        except PackageNotFoundError:
+            print(f"{package:<12}not installed" + (f"; pip install 'decentral[{extra}]'" if extra else ""))
+    try:
+        from decentral.neighborhood import mpi
+
+        print(f"MPI         {mpi.library()}, {mpi.world().size} ranks here")
+    except (ImportError, RuntimeError) as error:
+        print(f"MPI         none ({error}): runs in one process work, mpirun does not")
+    print(f"kernels     {runner.kernels_in_words()}")
+    start = time.perf_counter()
+    outcome = _self_test()
+    good = outcome.status == "target"
+    seconds = time.perf_counter() - start
+    print(f"self-test   {'passed' if good else 'FAILED'}: exact diffusion on ring:8, {outcome.rounds} rounds, {seconds:.2f} s")
+    return 0 if good else 1
+
+
+def _self_test() -> Any:
+    import tempfile
+
+    from decentral import experiment, runner
+    from decentral.ranks import Ranks
+
+    with tempfile.TemporaryDirectory() as folder:
+        table = {
+            "rounds": 500, "out": folder, "target": {"grad_norm_sq": 1e-10}, "graph": {"topology": "ring", "agents": 8},
+            "problem": {"name": "quadratic", "d": 10}, "algorithm": {"name": "exact-diffusion"},
+        }  # fmt: skip
+        return runner.run(experiment.parse(table, name="self-test"), ranks=Ranks())
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from importlib import import_module
+
+    status: int = import_module("decentral.bench").main(options.arguments)
+    return status
+

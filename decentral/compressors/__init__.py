@@ -1,0 +1,48 @@
+"""Compressors by name: identity, quantize, qsgd, rand-k, top-k, top-k-quantize, norm-sign, scaled-sign."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from decentral.compressors.base import Compressor
+from decentral.compressors.identity import Identity
+from decentral.compressors.qsgd import QSGD
+from decentral.compressors.quantize import Quantize
+from decentral.compressors.sign import NormSign, ScaledSign
+from decentral.compressors.sparse import RandK, TopK, TopKQuantize
+from decentral.errors import ConfigError, unknown
+
+COMPRESSORS: dict[str, type[Compressor]] = {
+    c.name: c for c in (Identity, Quantize, QSGD, RandK, TopK, TopKQuantize, NormSign, ScaledSign)
+}
+
+
+def build(spec: dict[str, Any]) -> Compressor:
+    """A compressor from its table in a configuration, e.g. {"name": "quantize", "bits": 8, "norm": "inf"}.
+
+    Raises ConfigError for an unknown name or parameter, or a value that is not allowed.
+    """
+    from decentral.parameters import construct
+
+    spec = dict(spec)
+    name = spec.pop("name", "identity")
+    if name not in COMPRESSORS:
+        raise ConfigError(unknown("compressor", name, COMPRESSORS, "decentral list compressors"))
+    if isinstance(inner := spec.get("quantize"), dict):
+        construct(Quantize, inner, f"compressor.{name}.quantize")
+    return construct(COMPRESSORS[name], spec, f"compressor.{name}")
+
+
+__all__ = [
+    "COMPRESSORS",
+    "QSGD",
+    "Compressor",
+    "Identity",
+    "NormSign",
+    "Quantize",
+    "RandK",
+    "ScaledSign",
+    "TopK",
+    "TopKQuantize",
+    "build",
+]

@@ -1,0 +1,164 @@
+"""What a compressor must offer, and the pieces that several share: bit streams and float32 scales."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from decentral import kernels
+from decentral.errors import ConfigError, NonFiniteError, TransportError
+from decentral.random import LANES, Key
+from decentral.state import Array
+
+TILE = LANES * LANES
+SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-110), np.float32(2.0**127)
+
+
+class Compressor(Protocol):
+    """Rows in, packed rows out: C(v) = decode(encode(v)), the same bits at both ends of an arc.
+
+    A compressor is a frozen dataclass whose fields are its configuration; `name` is not one of them. It is *unbiased* with
+    variance ω, E C(v) = v and E‖C(v) − v‖² ≤ ω‖v‖², or *contractive* with δ, E‖C(v) − v‖² ≤ (1 − δ)‖v‖², 0 < δ ≤ 1, or
+    neither. C(0) = 0, and C(c v) = c C(v) to the bit for the same draws where c is a power of two. Both hold of entries
+    in the range of the scales, 2^-110 to 2^127; below it errors are absolute and of that size.
+    """
+
+    name: ClassVar[str]
+
+    def encode(self, v: Array, key: Key) -> Array:
+        """Rows (rows, d) to payload (rows, nbytes) uint8; a new array.
+
+        Raises NonFiniteError with the rows that hold NaN, infinity or magnitudes whose scale would exceed 2^127.
+        """
+        ...
+
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        """Rows (rows, d) from payload alone. Raises TransportError for bytes that no encoder makes."""
+        ...
+
+    def nbytes(self, d: int, dtype: Any) -> int:
+        """Bytes of a row on the wire."""
+        ...
+
+    def ideal_bits(self, d: int, dtype: Any) -> float:
+        """Bits of a row as papers count them."""
+        ...
+
+    def omega(self, d: int) -> float | None:
+        """Relative variance ω of a row of d entries; None where the compressor is biased."""
+        ...
+
+    def delta(self, d: int) -> float | None:
+        """Contraction δ of a row of d entries; None where none is known for every v."""
+        ...
+
+    @property
+    def unbiased(self) -> bool:
+        """E C(v) = v."""
+        return self.omega(1) is not None
+
+
+def bits_for(count: int) -> int:
+    """Bits that tell `count` things apart: ceil(log2 count)."""
+    return (count - 1).bit_length()
+
+
+def stream_bytes(count: int, width: int) -> int:
+    """Bytes of `count` codes of `width` bits."""
+    return -(-count * width // 8)
+
+
+def pack(codes: Array, width: int) -> Array:
+    """(rows, bytes) uint8: one little-endian bit stream a row from codes (rows, count) below 2^width."""
+    if width == 0:
+        return np.empty((len(codes), 0), np.uint8)
+    bits = codes[:, :, None] >> np.arange(width, dtype=codes.dtype) & codes.dtype.type(1)
+    return np.packbits(bits.astype(np.uint8).reshape(len(codes), -1), axis=1, bitorder="little")
+
+
+def unpack(stream: Array, count: int, width: int) -> Array:
+    """(rows, count) int64 codes of bit streams (rows, bytes)."""
+    if width == 0:
+        return np.zeros((len(stream), count), np.int64)
+    bits = np.unpackbits(stream, axis=1, count=count * width, bitorder="little").reshape(len(stream), count, width)
+    return bits @ (1 << np.arange(width, dtype=np.int64))
+
+
+def refuse_non_finite(v: Array) -> None:
+    """Raise NonFiniteError with the rows that hold NaN or infinity."""
+    if not all_finite(v):
+        raise NonFiniteError(np.flatnonzero(~np.isfinite(v).all(axis=1)))
+
+
+def all_finite(v: Array) -> bool:
+    """No NaN and no infinity in v (rows, d)."""
+    if kernels.c is not None:
+        return bool(kernels.c.all_finite(np.ascontiguousarray(v)))
+    return bool(np.isfinite(v).all())
+
+
+def scales_above(m: Array) -> Array:
+    """(...) float32: the smallest scales not below the float64 magnitudes m; 0 for 0.
+
+    Raises NonFiniteError with the indices along the first axis whose m is NaN or above 2^127.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        s = m.astype(np.float32)
+        s = np.where(s < m, np.nextafter(s, np.float32(np.inf)), s)
+    bad = ~(s <= LARGEST_SCALE)
+    if bad.any():
+        raise NonFiniteError(np.flatnonzero(bad.reshape(len(m), -1).any(axis=1)))
+    return np.where(s > 0, np.maximum(s, SMALLEST_SCALE), s)
+
+
+def read_scales(payload: Array, count: int) -> Array:
+    """(rows, count) float32 at the start of every row. Raises TransportError for one that no encoder makes."""
+    scales = np.ascontiguousarray(payload[:, : 4 * count]).view("<f4").astype(np.float32, copy=False)
+    if not ((scales == 0) | ((scales >= SMALLEST_SCALE) & (scales <= LARGEST_SCALE))).all():
+        raise damaged("a scale is out of range")
+    return scales
+
+
+def tree_sum(x: Array) -> Array:
+    """(...) float64: sums over the last axis in an order that CPU and GPU can share.
+
+    In tiles of 32 rows of 32 lanes: each lane adds its rows in order, lanes are halved, tiles are added by pairs.
+    """
+    tiles, rows = -(-x.shape[-1] // TILE), min(LANES, -(-x.shape[-1] // LANES))
+    padded = np.zeros((*x.shape[:-1], tiles * rows * LANES))
+    padded[..., : x.shape[-1]] = x
+    padded = padded.reshape(*x.shape[:-1], tiles, rows, LANES)
+    sums = padded[..., 0, :]
+    for row in range(1, rows):
+        sums = sums + padded[..., row, :]
+    while (lanes := sums.shape[-1]) > 1:
+        sums = sums[..., : lanes // 2] + sums[..., lanes // 2 :]
+    sums = sums[..., 0]
+    while (tiles := sums.shape[-1]) > 1:
+        odd = sums[..., tiles - tiles % 2 :]
+        sums = np.concatenate((sums[..., 0 : tiles - 1 : 2] + sums[..., 1::2], odd), axis=-1)
+    return sums[..., 0]
+
+
+def damaged(what: str) -> TransportError:
+    """The error for a payload that no encoder makes."""
+    return TransportError(f"a damaged or mixed-up message: {what}. Do all ranks run the same configuration and version?")
+
+
+def expect(payload: Array, nbytes: int) -> None:
+    """Raise TransportError unless the rows have `nbytes` bytes."""
+    if payload.ndim != 2 or payload.shape[1] != nbytes:
+        raise damaged(f"rows of {payload.shape[-1]} bytes in place of {nbytes}")
+
+
+def whole(name: str, value: int | None, low: int, high: int, word: str = "") -> None:
+    """Raise ConfigError unless the parameter is in low..high (None passes)."""
+    if value is not None and not low <= value <= high:
+        raise ConfigError(f"compressor.{name} = {value}: give a whole number from {low} to {high}{word}")
+
+
+def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise ConfigError unless the parameter is one of the allowed words."""
+    if value not in allowed:
+        raise ConfigError(f'compressor.{field} = "{value}": give one of {", ".join(allowed)}')

@@ -1,0 +1,177 @@
+"""Rounding to a symmetric grid of levels, for the b-bit quantizer and QSGD: arithmetic, constants, wire format.
+
+With s the scale of the entry's block (its largest magnitude, or its 2-norm), L levels a side, and u uniform in (0, 1):
+
+    code = floor(v L/s + u) + L, clipped to 0..2L          C(v) = (code − L) s/L
+
+so every entry goes to one of the two levels around it, the nearer one more often: E C(v) = v. "nearest" takes u = 1/2: less
+error, but biased. A block of zeros has s = 0 and decodes to zeros.
+
+How many bits. L = 2^(b−1), as papers write, makes 2^b + 1 symbols, for the largest entry reaches level L: b + 1 bits
+("paper"). The default "packed" takes L = 2^(b−1) − 1, and b bits are b bits (b = 2 is ternary). For b = 1 it has two
+symbols, −s and +s, the sign by dither: L = 1/2, code = floor(v L/s + u + 1/2), C(v) = (code − 1/2) s/L.
+
+Constants, for n entries under one scale (both norms; E over u):
+    per entry the variance is at most (s/L)²/4 and at most (s/L)|v|, and s ≤ ‖v‖₂, so ω = min(n/(4L²), √n/L); b = 1: n − 1
+    nearest, inf-norm: an error is at most |v| and at most s/(2L), and 0 for the largest: δ = 4L²/(4L² + n − 1)
+    nearest, 2-norm:   δ = 1 − n/(4L²) where that is positive.          b = 1 nearest: none
+
+Arithmetic, the same in NumPy, C and on a GPU: the largest magnitude is exact, the 2-norm is summed in float64 by
+`tree_sum`; s is rounded up to float32, so |v| ≤ s always, and lies in {0} ∪ [2^-110, 2^127], so that L/s, s/L and all that
+is decoded are normal numbers. Then, in the type of v and rounded once each: inv = L/s, v·inv, + u, floor; code − L, s/L,
+their product. u = (r + 1/2)/65536 with r the 16-bit half-words of `Key.halves` (bias at most 2^-17 of a level).
+
+Wire. A row is its scales, float32, one a block, then its codes of w = b (or b + 1) bits, all little-endian. Blocks are
+cut along the row, a multiple of 32 entries each. Codes go in tiles of 1024 = 32 rows x 32 lanes, entry e = 32 row + lane:
+a lane packs its 32 codes, lowest row in the lowest bits, into exactly w 32-bit words, and word j of all lanes is
+contiguous; so a row of a tile is 32 neighbors in memory, and a vector instruction or a warp serves it. The rest of the
+row, fewer than 1024 entries, is one bit stream of ceil(rest · w/8) bytes. d = 100, b = 2: 4 + 25 bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from decentral import kernels
+from decentral.compressors.base import (
+    TILE,
+    damaged,
+    expect,
+    pack,
+    read_scales,
+    scales_above,
+    stream_bytes,
+    tree_sum,
+    unpack,
+)
+from decentral.errors import ConfigError, NonFiniteError
+from decentral.random import LANES, Key
+from decentral.state import Array
+
+DEFAULT_BLOCK = 512
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid of codes 0..top, `width` bits each, for rows of d entries in blocks; L = top/2."""
+
+    top: int
+    width: int
+    two_norm: bool
+    dithered: bool
+    d: int
+    block: int
+
+    @property
+    def scales(self) -> int:
+        """Scales a row."""
+        return -(-self.d // self.block)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a row."""
+        tiles, rest = divmod(self.d, TILE)
+        return 4 * self.scales + tiles * stream_bytes(TILE, self.width) + stream_bytes(rest, self.width)
+
+    def encode(self, v: Array, key: Key) -> Array:
+        """Rows (rows, d) to payload (rows, nbytes)."""
+        payload = np.empty((len(v), self.nbytes), np.uint8)
+        if kernels.c is not None:
+            grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
+            bad = kernels.c.quantize_encode(*key.constants, key.ids, np.ascontiguousarray(v), payload, *grid)
+            if bad is not None:
+                raise NonFiniteError(bad)
+            return payload
+        half = v.dtype.type(self.top / 2)
+        s = scales_above(self._magnitudes(v))
+        inv = np.divide(half, s, out=np.zeros_like(s, dtype=v.dtype), where=s > 0, dtype=v.dtype)
+        u: Any = v.dtype.type(0.5)
+        if self.dithered:
+            u = (key.halves(self.d).astype(v.dtype) + v.dtype.type(0.5)) * v.dtype.type(2.0**-16)
+        y = v * self._per_entry(inv) + (u + v.dtype.type(self.top % 2 / 2))
+        codes = np.clip(np.floor(y).astype(np.int64) + self.top // 2, 0, self.top).astype(np.uint32)
+        payload[:, : 4 * self.scales] = s.astype("<f4").view(np.uint8)
+        payload[:, 4 * self.scales :] = pack_tiles(codes, self.width)
+        return payload
+
+    def decode(self, payload: Array, dtype: Any, gain: float = 1.0) -> Array:
+        """Rows (rows, d) of `dtype`, times `gain`."""
+        expect(payload, self.nbytes)
+        if kernels.c is not None:
+            out = np.empty((len(payload), self.d), dtype)
+            if not kernels.c.quantize_decode(np.ascontiguousarray(payload), out, self.top, self.width, self.block, gain):
+                raise damaged("a scale is out of range")
+            return out
+        real = np.dtype(dtype).type
+        half = real(self.top / 2)
+        step = read_scales(payload, self.scales).astype(dtype) / half * real(gain)
+        codes = np.minimum(unpack_tiles(payload[:, 4 * self.scales :], self.d, self.width), self.top)
+        return (codes.astype(dtype) - half) * self._per_entry(step)
+
+    def _magnitudes(self, v: Array) -> Array:
+        """(rows, scales) float64: largest magnitude or 2-norm of every block."""
+        padded = np.zeros((len(v), self.scales * self.block))
+        padded[:, : self.d] = v
+        blocks = np.abs(padded).reshape(len(v), self.scales, self.block)
+        largest = blocks.max(axis=-1)
+        if not self.two_norm:
+            return largest
+        with np.errstate(over="ignore"):
+            return np.maximum(largest, np.sqrt(tree_sum(blocks * blocks)))
+
+    def _per_entry(self, of_blocks: Array) -> Array:
+        return of_blocks if self.scales == 1 else np.repeat(of_blocks, self.block, axis=1)[:, : self.d]
+
+
+def pack_tiles(codes: Array, width: int) -> Array:
+    """(rows, bytes) uint8: full tiles transposed, the rest as a bit stream; codes (rows, d) uint32 below 2^width."""
+    full = codes.shape[1] // TILE
+    tiles = codes[:, : full * TILE].reshape(-1, LANES, LANES)
+    words = np.zeros((len(tiles), width, LANES), np.uint32)
+    for row in range(LANES):
+        word, shift = divmod(row * width, 32)
+        words[:, word] |= tiles[:, row] << np.uint32(shift)
+        if shift + width > 32:
+            words[:, word + 1] |= tiles[:, row] >> np.uint32(32 - shift)
+    packed = words.astype("<u4", copy=False).view(np.uint8).reshape(len(codes), -1)
+    return np.concatenate((packed, pack(codes[:, full * TILE :], width)), axis=1)
+
+
+def unpack_tiles(packed: Array, d: int, width: int) -> Array:
+    """(rows, d) codes of `pack_tiles`."""
+    full, rest = divmod(d, TILE)
+    cut = full * stream_bytes(TILE, width)
+    words = np.ascontiguousarray(packed[:, :cut]).view("<u4").reshape(-1, width, LANES)
+    tiles = np.empty((len(words), LANES, LANES), np.int64)
+    mask = np.uint32((1 << width) - 1)
+    for row in range(LANES):
+        word, shift = divmod(row * width, 32)
+        low = words[:, word] >> np.uint32(shift)
+        if shift + width > 32:
+            low = low | words[:, word + 1] << np.uint32(32 - shift)
+        tiles[:, row] = low & mask
+    return np.concatenate((tiles.reshape(len(packed), -1), unpack(packed[:, cut:], rest, width)), axis=1)
+
+
+def variance(top: int, n: int) -> float:
+    """ω of dithered rounding of n entries to the codes 0..top."""
+    return n - 1.0 if top == 1 else min(n / top**2, 2 * math.sqrt(n) / top)
+
+
+def block_of(block: int | None, d: int) -> int:
+    """Entries under one scale, in a row of d."""
+    if block is None:
+        return DEFAULT_BLOCK if d > DEFAULT_BLOCK else d
+    return block if 0 < block < d else d
+
+
+def check_block(block: int | None) -> None:
+    if block is not None and (block < 0 or block % LANES):
+        raise ConfigError(
+            f"compressor.block = {block}: give a multiple of {LANES}, 0 for one scale a row, or leave it out for "
+            f"{DEFAULT_BLOCK} where a row is longer"
+        )

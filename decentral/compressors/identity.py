@@ -1,0 +1,42 @@
+"""No compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from decentral.compressors.base import Compressor, all_finite, damaged, expect, refuse_non_finite
+from decentral.random import Key
+from decentral.state import Array
+
+
+@dataclass(frozen=True)
+class Identity(Compressor):
+    """C(v) = v. A row is the raw little-endian numbers; ω = 0, δ = 1."""
+
+    name: ClassVar[str] = "identity"
+
+    def encode(self, v: Array, key: Key) -> Array:
+        refuse_non_finite(v)
+        return v.copy(order="C").view(np.uint8)  # a copy: the state may change before the message has left
+
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        expect(payload, self.nbytes(d, dtype))
+        v = np.ascontiguousarray(payload).view(dtype)
+        if not all_finite(v):
+            raise damaged("NaN or infinite entries")
+        return v
+
+    def nbytes(self, d: int, dtype: Any) -> int:
+        return d * np.dtype(dtype).itemsize
+
+    def ideal_bits(self, d: int, dtype: Any) -> float:
+        return 8 * self.nbytes(d, dtype)
+
+    def omega(self, d: int) -> float:
+        return 0.0
+
+    def delta(self, d: int) -> float:
+        return 1.0

@@ -1,0 +1,233 @@
+"""Some entries of a row and their places: rand-k, top-k, and top-k whose survivors are quantized.
+
+Values travel in the type of the state. Places are bit streams of ceil(log2 d) bits each, in increasing order. Rand-k
+sends four bytes from which the receiver draws the places again, except where the places themselves are not more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+
+from decentral.compressors.base import (
+    Compressor,
+    all_finite,
+    bits_for,
+    damaged,
+    expect,
+    pack,
+    refuse_non_finite,
+    stream_bytes,
+    unpack,
+)
+from decentral.compressors.quantize import Quantize
+from decentral.errors import ConfigError
+from decentral.random import Key, Purpose, sample_batches
+from decentral.state import Array
+
+TICKET = 4
+"""Bytes that stand for the places of rand-k."""
+
+
+@dataclass(frozen=True)
+class Sparse(Compressor):
+    """Common to all: how many entries, where they are on the wire, and back into rows of zeros.
+
+    k : entries that are kept, or
+    fraction : of the d entries, rounded, at least one; give one of the two
+    """
+
+    k: int | None = None
+    fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.fraction is None):
+            raise ConfigError(f"compressor {self.name} needs either k, a number of entries, or fraction, a share of them")
+        if self.k is not None and self.k < 1:
+            raise ConfigError(f"compressor.k = {self.k}: give a whole number from 1 to the entries of a message")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ConfigError(f"compressor.fraction = {self.fraction}: give a number above 0 and at most 1")
+
+    def kept(self, d: int) -> int:
+        """Entries kept of a row of d. Raises ConfigError where k is more than there are."""
+        if self.fraction is not None:
+            return max(1, round(self.fraction * d))
+        assert self.k is not None
+        if self.k > d:
+            raise ConfigError(f"compressor.k = {self.k} of messages with {d} entries: give at most {d}, or use fraction")
+        return self.k
+
+    def _place_bytes(self, d: int) -> int:
+        return stream_bytes(self.kept(d), bits_for(d))
+
+    def _read_places(self, stream: Array, d: int) -> Array:
+        places = unpack(stream, self.kept(d), bits_for(d))
+        if (places >= d).any() or (np.diff(places, axis=1) <= 0).any():
+            raise damaged("places beyond the row or out of order")
+        return places
+
+    def _place_bits(self, d: int) -> float:
+        return self.kept(d) * bits_for(d)
+
+
+def fill(places: Array, values: Array, d: int) -> Array:
+    """(rows, d): values (rows, k) at places (rows, k), zeros elsewhere."""
+    out = np.zeros((len(values), d), values.dtype)
+    np.put_along_axis(out, places, values, axis=1)
+    return out
+
+
+def as_bytes(values: Array) -> Array:
+    """(rows, bytes) uint8 of values (rows, k)."""
+    return np.ascontiguousarray(values).view(np.uint8)
+
+
+def as_values(stream: Array, dtype: Any) -> Array:
+    """(rows, k) of `as_bytes`. Raises TransportError for NaN or infinity."""
+    values = np.ascontiguousarray(stream).view(dtype)
+    if not all_finite(values):
+        raise damaged("NaN or infinite entries")
+    return values
+
+
+@dataclass(frozen=True)
+class RandK(Sparse):
+    """k entries drawn uniformly without replacement, times d/k: unbiased, ω = d/k − 1 exactly.
+
+    contracted : without the factor d/k: biased, E‖C(v) − v‖² = (1 − k/d)‖v‖², δ = k/d
+    A row is 4 bytes that key the draw, or the k places where they take no more, then k values.
+    """
+
+    contracted: bool = False
+    name: ClassVar[str] = "rand-k"
+
+    @property
+    def unbiased(self) -> bool:
+        return not self.contracted
+
+    def encode(self, v: Array, key: Key) -> Array:
+        refuse_non_finite(v)
+        d = v.shape[1]
+        ticket = key.words(1)
+        places = self._draw(ticket, d)
+        head = ticket.astype("<u4").view(np.uint8) if self._keyed(d) else pack(places, bits_for(d))
+        return np.concatenate((head, as_bytes(np.take_along_axis(v, places, axis=1))), axis=1)
+
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        expect(payload, self.nbytes(d, dtype))
+        cut = self._head_bytes(d)
+        head = np.ascontiguousarray(payload[:, :cut])
+        places = self._draw(head.view("<u4"), d) if self._keyed(d) else self._read_places(head, d)
+        values = as_values(payload[:, cut:], dtype)
+        return fill(places, values if self.contracted else values * values.dtype.type(d / self.kept(d)), d)
+
+    def _draw(self, ticket: Array, d: int) -> Array:
+        """(rows, k) places in increasing order, a function of the ticket (rows, 1) uint32."""
+        key = Key(0, Purpose.AGENT_MESSAGE, 0, ticket[:, 0].astype(np.int64))
+        return np.sort(sample_batches(key, np.full(len(ticket), d, np.int64), self.kept(d)), axis=1)
+
+    def _keyed(self, d: int) -> bool:
+        return self._place_bytes(d) > TICKET
+
+    def _head_bytes(self, d: int) -> int:
+        return min(TICKET, self._place_bytes(d))
+
+    def nbytes(self, d: int, dtype: Any) -> int:
+        return self._head_bytes(d) + self.kept(d) * np.dtype(dtype).itemsize
+
+    def ideal_bits(self, d: int, dtype: Any) -> float:
+        """32 a value, and its place or a shared 64-bit seed."""
+        return 32 * self.kept(d) + min(64.0, self._place_bits(d))
+
+    def omega(self, d: int) -> float | None:
+        return None if self.contracted else d / self.kept(d) - 1
+
+    def delta(self, d: int) -> float | None:
+        if self.contracted:
+            return self.kept(d) / d
+        omega = d / self.kept(d) - 1
+        return 1 - omega if omega < 1 else None
+
+
+def largest(v: Array, k: int) -> Array:
+    """(rows, k) places of the k largest magnitudes of each row, in increasing order; ties to the smallest place."""
+    d = v.shape[1]
+    magnitudes = np.abs(v)
+    least = np.partition(magnitudes, d - k, axis=1)[:, d - k, None]
+    above, ties = magnitudes > least, magnitudes == least
+    room = k - np.count_nonzero(above, axis=1, keepdims=True)
+    keep = above | (ties & (np.cumsum(ties, axis=1) <= room))
+    return np.nonzero(keep)[1].reshape(len(v), k)
+
+
+@dataclass(frozen=True)
+class TopK(Sparse):
+    """The k entries of largest magnitude, ties to the smallest place: biased, δ = k/d.
+
+    A row is k values, then k places.
+    """
+
+    name: ClassVar[str] = "top-k"
+
+    def encode(self, v: Array, key: Key) -> Array:
+        refuse_non_finite(v)
+        places = largest(v, self.kept(v.shape[1]))
+        values = np.take_along_axis(v, places, axis=1)
+        return np.concatenate((as_bytes(values), pack(places, bits_for(v.shape[1]))), axis=1)
+
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        expect(payload, self.nbytes(d, dtype))
+        cut = self.kept(d) * np.dtype(dtype).itemsize
+        return fill(self._read_places(payload[:, cut:], d), as_values(payload[:, :cut], dtype), d)
+
+    def nbytes(self, d: int, dtype: Any) -> int:
+        return self.kept(d) * np.dtype(dtype).itemsize + self._place_bytes(d)
+
+    def ideal_bits(self, d: int, dtype: Any) -> float:
+        """32 a value, and its place."""
+        return 32 * self.kept(d) + self._place_bits(d)
+
+    def omega(self, d: int) -> None:
+        return None
+
+    def delta(self, d: int) -> float:
+        return self.kept(d) / d
+
+
+@dataclass(frozen=True)
+class TopKQuantize(Sparse):
+    """Top-k, then the survivors alone through a quantizer: δ = δ_Q k/d, with δ_Q that of k entries.
+
+    quantize : parameters of `Quantize`
+    A row is the quantizer's row of k entries, then k places.
+    """
+
+    quantize: Quantize = field(default_factory=Quantize)
+    name: ClassVar[str] = "top-k-quantize"
+
+    def encode(self, v: Array, key: Key) -> Array:
+        refuse_non_finite(v)
+        places = largest(v, self.kept(v.shape[1]))
+        values = self.quantize.encode(np.take_along_axis(v, places, axis=1), key)
+        return np.concatenate((values, pack(places, bits_for(v.shape[1]))), axis=1)
+
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        expect(payload, self.nbytes(d, dtype))
+        k = self.kept(d)
+        cut = self.quantize.nbytes(k, dtype)
+        return fill(self._read_places(payload[:, cut:], d), self.quantize.decode(payload[:, :cut], k, dtype), d)
+
+    def nbytes(self, d: int, dtype: Any) -> int:
+        return self.quantize.nbytes(self.kept(d), dtype) + self._place_bytes(d)
+
+    def ideal_bits(self, d: int, dtype: Any) -> float:
+        return self.quantize.ideal_bits(self.kept(d), dtype) + self._place_bits(d)
+
+    def omega(self, d: int) -> None:
+        return None
+
+    def delta(self, d: int) -> float | None:
+        of_survivors = self.quantize.delta(self.kept(d))
+        return None if of_survivors is None else of_survivors * self.kept(d) / d

@@ -1,0 +1,8 @@
+"""How messages move between neighboring agents; see `base.Neighborhood`."""
+
+from decentral.neighborhood.base import HEADER, Neighborhood
+from decentral.neighborhood.in_process import InProcess
+from decentral.neighborhood.placement import launched, place
+from decentral.neighborhood.wrappers import Lossy, Traced
+
+__all__ = ["HEADER", "InProcess", "Lossy", "Neighborhood", "Traced", "launched", "place"]

@@ -1,0 +1,36 @@
+"""The whole network in one process: messages are decoded where they were encoded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from decentral.message import Message
+from decentral.neighborhood.base import Neighborhood
+from decentral.state import Array
+
+if TYPE_CHECKING:
+    from decentral.graph import Graph, MixingMatrix
+
+
+class InProcess(Neighborhood):
+    """All agents of a graph as the rows of one block. Same bits as any distribution over ranks."""
+
+    def __init__(self, graph: Graph, mixing: MixingMatrix, seed: int = 0, dtype: Any = np.float64):
+        super().__init__(graph, mixing, np.arange(graph.n_agents), seed, dtype)
+
+    def _start(self, messages: tuple[Message, ...]) -> Any:
+        return messages
+
+    def _finish(self, pending: tuple[Message, ...]) -> list[Array]:
+        return [m.decode() if m.kind == "agents" else m.decode()[self.graph.reverse] for m in pending]
+
+    def sum(self, values: Array) -> Array:
+        return values
+
+    def max(self, values: Array) -> Array:
+        return values
+
+    def collect(self, kind: str, rows: Array, sizes: Array | None = None) -> Array:
+        return rows

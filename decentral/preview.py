@@ -1,0 +1,56 @@
+"""What a run would be, without making it: `decentral show config.toml`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from decentral.assembly import build_graph, build_mixing
+from decentral.experiment import Experiment
+from decentral.neighborhood import Neighborhood, place
+from decentral.ranks import Ranks
+from decentral.runner import Interrupts, Job, Silent, single_threaded
+from decentral.state import rows
+
+
+def preview(experiment: Experiment, ranks: int = 1) -> str:
+    """What a run would be: graph, placement, numbers for "auto", bytes, memory. One round is computed, nothing written."""
+    graph = build_graph(experiment)
+    weights = build_mixing(experiment, graph)
+    placement = place(graph.n_agents, ranks, experiment.transport.placement, experiment.seed)
+    with single_threaded(), np.errstate(over="ignore", invalid="ignore"):
+        job = Job(experiment, Ranks(), Interrupts(), Silent())
+        data = job.prepare(graph, weights, placement)
+        record = job._record(graph, weights, placement, data, None)
+        hood, oracle = job.hood, job.oracle
+        state = job.algorithm.init(np.zeros((hood.n, job.problem.d), experiment.dtype), hood, oracle)
+        at_start = hood.wire_bytes, oracle.evaluations.mean()
+        state = job.algorithm.round(state, 0, hood, oracle)
+    sent = (hood.wire_bytes - at_start[0]) / max(1, graph.n_arcs)
+    work = oracle.evaluations.mean() - at_start[1]
+    blocks = [Neighborhood(graph, weights, np.flatnonzero(placement == r)) for r in range(ranks)]
+    memory = []
+    for block in blocks:
+        samples = int(np.asarray(job.problem.sizes)[block.agents].sum())
+        counts = {"agents": block.n, "known": block.n + block.g, "arcs": block.m, "samples": samples}
+        held = sum(counts[kind] * a[0].nbytes for _, kind, a in rows(state) if len(a))
+        memory.append(held + (samples * job.problem.X.itemsize * (job.problem.X.shape[1] + 1) if data else 0))  # type: ignore[attr-defined]
+    heaviest = int(np.argmax(memory))
+    lines = [graph.card([weights]), ""]
+    lines += [f"problem    {record['problem']['description']}; d = {job.problem.d}, L = {job.L:.4g}, mu = {job.mu:.4g}"]
+    facts = record["data"]
+    sizes = [a["samples"] for a in facts["agents"]]
+    lines += [f"data       {facts['name']}, {facts['rows']} rows, split {facts['split']}, {min(sizes)} to {max(sizes)} per agent"]
+    lines += [f"method     {record['label']}"]
+    lines += [f"             {key} = {value}" for key, value in record["parameters"].items() if key != "name"]
+    lines += [f"warning    {text}" for text in job.warnings]
+    lines += [
+        f"a round    {work:,.0f} gradients per agent, {sent:,.0f} bytes per arc (headers included), "
+        f"modelled time {work * experiment.time.t_g + record['cost']['exchanges_per_round'] * experiment.time.t_c:,.4g}",
+        f"all        {experiment.rounds} rounds, {sent * graph.n_arcs * experiment.rounds / 1e6:,.4g} MB",
+        f"memory     {max(memory) / 1e6:,.4g} MB of state and data on rank {heaviest}, the fullest of {ranks}",
+    ]
+    for r, block in enumerate(blocks[:16] if ranks > 1 else []):
+        agents = ", ".join(str(i) for i in block.agents[:12]) + (", …" if block.n > 12 else "")
+        lines.append(f"rank {r:<6}agents {agents}; hears {block.g} elsewhere; {memory[r] / 1e6:,.4g} MB")
+    lines.append(f"folder     {experiment.folder}")
+    return "\n".join(lines)

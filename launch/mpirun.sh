@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# mpirun with the flags that this machine needs and no others; runs `launch/mpirun.sh -n 8 command...`.
+#
+#   launch/mpirun.sh -n 8 python -m decentral run config.toml
+#
+# Open MPI refuses root, and more ranks than cores, unless told otherwise; MPICH accepts both. Inside a Slurm or PBS job
+# the scheduler decides where ranks go. One thread per rank: the ranks are the parallelism. DRY_RUN=1 prints the command.
+set -euo pipefail
+[[ ${1:-} == -n && ${2:-} =~ ^[0-9]+$ && $# -gt 2 ]] || { echo "usage: launch/mpirun.sh -n RANKS command..." >&2; exit 2; }
+ranks=$2
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=${DECENTRAL_VENV:-$here/.venv}
+[[ -d $venv/bin ]] && PATH=$(cd "$venv/bin" && pwd):$PATH
+command -v mpirun >/dev/null || { echo "mpirun.sh: no mpirun found: bash launch/setup.sh installs one" >&2; exit 2; }
+
+cores=$(env -u OMP_NUM_THREADS nproc)
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
+flags=()
+version=$(mpirun --version 2>&1 || true)
+if [[ $version == *"Open MPI"* ]]; then
+  [[ $(id -u) == 0 ]] && flags+=(--allow-run-as-root)
+  if [[ -z ${SLURM_JOB_ID:-}${PBS_JOBID:-} ]]; then # this machine alone
+    flags+=(--oversubscribe --bind-to none)
+    # Shared memory, and no time spent on looking for networks.
+    [[ $version == *"Open MPI) 5."* ]] && export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm
+    # A waiting rank gives its core to a working one.
+    [[ $ranks -gt $cores ]] && export OMPI_MCA_mpi_yield_when_idle=1
+  fi
+fi
+[[ -n ${DRY_RUN:-} ]] && { echo mpirun "${flags[@]}" "$@"; exit 0; }
+exec mpirun "${flags[@]}" "$@"

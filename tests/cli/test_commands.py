@@ -1,0 +1,99 @@
+"""show, list, data, check, cite, compare: what a user types after a look at the README."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from decentral import algorithms, experiment
+from decentral.cli import NAMESPACES, main
+from tests.cli.conftest import Command
+
+
+def test_show_graph(command: Command) -> None:
+    result = command("show", "ring:16")
+    assert result.status == 0 and "l_l = 0.152241" in result.out  # 2 − 2 cos(2π/16)
+
+
+def test_show_config_says_what_a_run_then_does(config: Path, command: Command) -> None:
+    shown = command("show", config, "--ranks", 3)
+    assert shown.status == 0, shown.err
+    assert "56 bytes per arc" in shown.out  # 16 of framing, 5 numbers of 8
+    assert "rank 2     agents 4, 5; hears 2 elsewhere" in shown.out
+    assert not Path("results").exists()
+    assert command("show", config, "--ranks", 7).status == 2
+
+
+@pytest.mark.parametrize("what", NAMESPACES)
+def test_list(command: Command, what: str) -> None:
+    result = command("list", what)
+    assert result.status == 0 and len(result.out.splitlines()) > 2
+
+
+def test_list_names_every_algorithm(command: Command) -> None:
+    found = command("list", "algorithms").out
+    assert all(f"  {name} " in found for name in algorithms.NAMES)
+
+
+def test_data(command: Command) -> None:
+    result = command("data")
+    assert result.status == 0 and "a9a" in result.out and "DECENTRAL_DATA" in result.out
+    assert command("data", "fetch", "a9b").status == 2
+    assert command("data", "fetch").status == 2
+
+
+def test_check(command: Command) -> None:
+    result = command("check")
+    assert result.status == 0, result.out
+    assert "self-test   passed" in result.out
+
+
+def test_cite(config: Path, command: Command) -> None:
+    assert "@" in command("cite", "lt-admm-cc").out
+    command("run", config)
+    assert command("cite", experiment.load(config).folder).out.startswith("@")
+    assert command("cite", "nobody").status == 2
+
+
+def test_compare(config: Path, command: Command) -> None:
+    command("run", config)
+    command("run", config, "--set", "algorithm.name=nids")
+    found = json.loads(command("compare", "results", "--to", "grad_norm_sq=1e-2", "--json").out)
+    assert {row["label"] for row in found["rows"]} == {"D-PSGD", "NIDS"}
+    assert command("compare", "results", "--to", "nonsense").status == 2
+    assert "D-PSGD" in command("compare", "results").out
+    assert command("compare", "results", "--csv").out.startswith("label,")
+
+
+def test_starts_without_heavy_imports() -> None:
+    """A run in one process needs neither MPI nor SciPy, networkx, rich and the like to say what is wrong."""
+    code = "import sys; from decentral.cli import main; main(['run', 'missing.toml']); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"mpi4py", "scipy", "networkx", "matplotlib", "rich", "sklearn", "pandas", "torch", "numba"}
+    assert not heavy & set(found)
+
+
+def test_module_is_the_command() -> None:
+    found = subprocess.run([sys.executable, "-m", "decentral", "--version"], capture_output=True, text=True, check=True)
+    assert found.stdout.startswith("decentral ")
+
+
+def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("run", "show", "list", "compare", "report", "data", "check", "cite", "bench"):
+        with pytest.raises(SystemExit) as stop:
+            main([name, "--help"])
+        assert stop.value.code == 0 and name in capsys.readouterr().out
+
+
+def test_own_data_file(config: Path, command: Command) -> None:
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(60, 3))
+    np.savez("mine.npz", X=X, y=np.sign(X[:, 0] + 0.1), agent=np.arange(60) % 6)
+    result = command("run", config, "--set", "data.name=file", "--set", "data.path=mine.npz")
+    assert result.status == 0, result.err
+    assert "split as the data says" in result.out

@@ -1,0 +1,107 @@
+"""Bad input: exit status 2, one sentence that names the key and the nearest known one, no traceback."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from decentral.cli import main
+from tests.cli.conftest import TEXT
+
+CASES = [
+    (["roundz=3"], 'unknown key "roundz"', '"rounds"'),
+    (["graph.topologi=ring"], 'unknown key in [graph] "topologi"', '"topology"'),
+    (["graph.topology=rnig"], 'unknown topology "rnig"', '"ring"'),
+    (["graph.weights=metropols"], '"metropols"', '"metropolis"'),
+    (["problem.name=logistik"], 'unknown problem "logistik"', '"logistic"'),
+    (["problem.l3=1"], 'unknown key in [problem] "l3"', '"l2"'),
+    (["problem.l2=-1"], "problem.l2 = -1", "at least 0"),
+    (["algorithm.name=d-psdg"], 'unknown algorithm "d-psdg"', '"d-psgd"'),
+    (["algorithm.stepsize=1"], '"stepsize"', '"step_size"'),
+    (["algorithm.step_size=-1"], "algorithm.step_size = -1", "positive"),
+    (["algorithm.step_size=fast"], "step_size", "fast"),
+    (["algorithm.compressor.name=quantize"], "uncompressed", "lt-admm-cc"),
+    (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantise"], 'unknown compressor "quantise"', '"quantize"'),
+    (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantize", "algorithm.compressor.bits=77"], "bits", "16"),
+    (["algorithm.estimator.name=sage"], 'unknown estimator "sage"', '"saga"'),
+    (["algorithm.estimator.name=sgd", "algorithm.estimator.batch=100000"], "estimator.batch = 100000", "at most"),
+    (["algorithm.name=mine.py:Mine"], "mine.py", "no file"),
+    (["algorithm.name=json:Mine"], "class in json", "Mine"),
+    (["data.name=a9b"], 'unknown data "a9b"', '"a9a"'),
+    (["data.name=file", "data.path=missing.npz"], "missing.npz", ""),
+    (["data.splitt=iid"], '"splitt"', ""),
+    (["rounds=many"], "rounds", "expected `int`"),
+    (["rounds=-1"], "rounds = -1", "at least 0"),
+    (["record.every=0"], "record.every = 0", "at least 1"),
+    (["record.metrics=[\"lost\"]"], 'unknown metric "lost"', '"loss"'),
+    (["target=1e-3"], "target", "table"),
+    (["target.grad_norm_sq=0"], "target.grad_norm_sq", "above 0"),
+    (["dtype=float16"], "dtype", "float16"),
+    (["name=a/b"], 'name = "a/b"', ""),
+    (["transport.placement=blok"], 'unknown placement "blok"', '"block"'),
+    (["transport.placement=[0, 1]"], "transport.placement", "one rank for each of 6 agents"),
+    (["rounds"], '"rounds" is not PATH=VALUE', ""),
+    (["out=/proc/nothing"], "/proc/nothing", "cannot write"),
+]
+
+
+def run(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    try:
+        status = main(arguments)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    return status, capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("overrides", "names", "helps"), CASES, ids=[" ".join(case[0]) for case in CASES])
+def test_bad_value(
+    overrides: list[str], names: str, helps: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(TEXT)
+    status, err = run(["run", "small.toml", *(part for o in overrides for part in ("--set", o))], capfd)
+    assert status == 2, err
+    assert err.startswith("decentral: ") and len(err.strip().splitlines()) == 1, err
+    assert names in err and helps in err
+    assert not list(Path(".").glob("results/*/final.npz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("rounds = ", "is not TOML"),
+        ("rounds = 3", "[algorithm] needs name"),
+        ("algorithm = 3", "give a table, [algorithm]"),
+        (TEXT.replace("agents = 6", ""), "agents"),
+        (TEXT.replace('name = "synthetic"', 'name = "file"'), "data.path"),
+        (TEXT.replace('[data]\nname = "synthetic"', "").replace("l2 = 0.1", 'name = "quadratic"\nmu = 3.0'), "mu"),
+    ],
+)
+def test_bad_file(
+    text: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.toml").write_text(text)
+    status, err = run(["run", "bad.toml"], capfd)
+    assert status == 2 and sentence in err and len(err.strip().splitlines()) == 1, err
+
+
+def test_missing_file_names_those_nearby(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(TEXT)
+    status, err = run(["run", "smal.toml"], capfd)
+    assert status == 2 and "small.toml" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(TEXT)
+    Path("locked").mkdir(mode=0o500)
+    status, err = run(["run", "small.toml", "--set", "out=locked"], capfd)
+    assert status == 2 and "locked" in err

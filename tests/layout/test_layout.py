@@ -1,0 +1,123 @@
+"""The same bits in process and on any number of ranks, with any placement; the identities over MPI.
+
+Run under mpirun: every rank computes the in-process answer as well and compares its own rows with it, bit for bit.
+"""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+from cases import facts_of, hood_of, p100
+
+from decentral import algorithms
+from decentral.algorithms.base import PLAIN
+from decentral.compressors import build as compressor
+from decentral.estimators import Oracle
+from decentral.estimators import build as estimator
+from decentral.graph import Graph, mixing
+from decentral.neighborhood import place
+from decentral.state import rows
+
+pytestmark = pytest.mark.mpi
+
+GRAPHS = {
+    "ring": nx.cycle_graph(10),
+    "random": nx.erdos_renyi_graph(10, 0.4, seed=1),
+    "star": nx.star_graph(9),
+}
+Q3 = {"name": "quantize", "bits": 3}
+CASES = [
+    (name, c, e)
+    for name in algorithms.NAMES
+    for c, e in (
+        [(Q3, {"name": "saga", "batch": 2}), ({"name": "top-k", "k": 2}, {"name": "sgd", "batch": 3})]
+        if hasattr(algorithms.load(name), "compressor")
+        else [(None, {"name": "saga", "batch": 2}), (None, {"name": "l-svrg", "batch": 2})]
+    )
+] + [("lt-admm-cc", {"name": "rand-k", "k": 3}, {"name": "svrg", "batch": 2, "every": 3}), ("lead", Q3, {"name": "full"})]
+
+
+def mpi_hood(graph: nx.Graph, how: str, seed: int = 7):
+    from mpi4py import MPI
+
+    from decentral.neighborhood.mpi import MPINeighborhood
+
+    g = Graph.from_networkx(graph)
+    return MPINeighborhood(g, mixing(g), place(len(graph), MPI.COMM_WORLD.size, how, seed=3), seed=seed)
+
+
+@pytest.mark.parametrize("how", ["block", "cyclic", "random"])
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_identities(graph: str, how: str) -> None:
+    hood, one = mpi_hood(GRAPHS[graph], how), hood_of(GRAPHS[graph])
+    rng = np.random.default_rng(0)
+    x, z, w = rng.normal(size=(one.n, 3)), rng.normal(size=(one.m, 3)), rng.normal(size=(one.m, 3))
+    mine, my_z, my_w = x[hood.agents], z[hood.arcs], w[hood.arcs]
+
+    def exchange(v: np.ndarray) -> np.ndarray:
+        return hood.exchange(hood.along_arcs(PLAIN, v, 0))
+
+    np.testing.assert_array_equal(exchange(exchange(my_z)), my_z)
+    np.testing.assert_array_equal(exchange(my_z), z[one.graph.reverse][hood.arcs])
+    left, right = ((exchange(my_z) * my_w).sum(), (my_z * exchange(my_w)).sum())
+    np.testing.assert_allclose(hood.sum(np.array([left])), hood.sum(np.array([right])), rtol=1e-12)
+    known = hood.exchange(hood.to_neighbors(PLAIN, mine, 0))
+    np.testing.assert_array_equal(known, x[hood.known])
+    np.testing.assert_array_equal(hood.disagreement(known), one.disagreement(x)[hood.agents])
+    np.testing.assert_array_equal(hood.laplacian(known), one.laplacian(x)[hood.agents])
+    np.testing.assert_array_equal(hood.total(my_z), one.total(z)[hood.agents])
+    np.testing.assert_array_equal(hood.heads(known), one.heads(x)[hood.arcs])
+    for kind, part, whole in (("agents", mine, x), ("arcs", my_z, z), ("known", known, x)):
+        found = hood.collect(kind, part)
+        if hood.rank == 0:
+            np.testing.assert_array_equal(found, whole)
+        else:
+            assert found is None
+    hood.close()
+
+
+@pytest.mark.parametrize("how", ["block", "random"])
+@pytest.mark.parametrize(("name", "c", "e"), CASES, ids=lambda v: v["name"] if isinstance(v, dict) else str(v))
+def test_same_bits_as_in_process(name: str, c: dict | None, e: dict, how: str) -> None:
+    graph = GRAPHS["random" if how == "random" else "ring"]
+    hood, one = mpi_hood(graph, how), hood_of(graph)
+    cls = algorithms.load(name)
+    method = cls(**({"compressor": compressor(c)} if c else {}))
+    states, bytes_sent = [], []
+    method = method.tuned(facts_of(one, p100(), e["name"], e.get("batch", 1)))
+    for where in (one, hood):
+        problem = p100(own=where.agents)
+        oracle = Oracle(problem, estimator(e), where.agents, where.seed)
+        s = method.init(np.zeros((where.n, 5)), where, oracle)
+        for k in range(12):
+            s = method.round(s, k, where, oracle)
+        states.append(s)
+        bytes_sent.append(float(where.sum(np.array([float(where.wire_bytes)]))[0]))
+    assert bytes_sent[0] == bytes_sent[1]
+    mine = {
+        "agents": hood.agents,
+        "known": hood.known,
+        "arcs": hood.arcs,
+        "samples": (hood.agents[:, None] * 100 + np.arange(100)).ravel(),
+    }
+    names = []
+    for (field, kind, whole), (_, _, part) in zip(rows(states[0]), rows(states[1]), strict=True):
+        np.testing.assert_array_equal(part, whole[mine[kind]], err_msg=f"{name}.{field}")
+        names.append(field)
+    assert "x" in names
+    hood.close()
+
+
+def test_one_agent_per_rank_sends_what_is_counted() -> None:
+    from mpi4py import MPI
+
+    size = MPI.COMM_WORLD.size
+    if size < 3:
+        pytest.skip("a ring needs three agents")
+    hood = mpi_hood(nx.cycle_graph(size), "block")
+    q = compressor(Q3)
+    for k in range(3):
+        hood.exchange(hood.to_neighbors(q, np.ones((1, 50)), k), hood.along_arcs(q, np.ones((2, 50)), k))
+    assert hood.transport_bytes() == hood.wire_bytes > 0
+    hood.close()

@@ -1,0 +1,91 @@
+"""The four identities of the neighborhood's verbs, in process (under MPI: tests/layout)."""
+
+from __future__ import annotations
+
+import networkx as nx
+import numpy as np
+import pytest
+from cases import hood_of
+
+from decentral import kernels
+from decentral.algorithms.base import PLAIN
+from decentral.compressors import build as compressor
+from decentral.graph import Graph, mixing
+from decentral.neighborhood import HEADER, Lossy, Traced
+
+GRAPHS = {
+    "ring": nx.cycle_graph(9),
+    "star": nx.star_graph(8),
+    "random": nx.erdos_renyi_graph(20, 0.3, seed=2),
+    "path of two": nx.path_graph(2),
+    "complete": nx.complete_graph(12),
+}
+
+
+@pytest.fixture(params=GRAPHS)
+def graph(request: pytest.FixtureRequest) -> nx.Graph:
+    return GRAPHS[request.param]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_identities(graph: nx.Graph, dtype: type, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "c", None)
+    hood, rng = hood_of(graph, dtype=dtype), np.random.default_rng(0)
+    x = rng.normal(size=(hood.n, 3)).astype(dtype)
+    z, w = rng.normal(size=(2, hood.m, 3)).astype(dtype)
+    tolerance = {"rtol": 1e-5 if dtype == np.float32 else 1e-12}
+
+    def exchange(v: np.ndarray) -> np.ndarray:
+        return hood.exchange(hood.along_arcs(PLAIN, v, 0))
+
+    np.testing.assert_array_equal(exchange(exchange(z)), z)
+    np.testing.assert_allclose((exchange(z) * w).sum(), (z * exchange(w)).sum(), **tolerance)
+    np.testing.assert_allclose((hood.spread(x) * z).sum(), (x * hood.total(z)).sum(), **tolerance)
+    lap = nx.laplacian_matrix(graph, nodelist=range(len(graph))).toarray()
+    known = hood.exchange(hood.to_neighbors(PLAIN, x, 0))
+    np.testing.assert_allclose(hood.total(hood.spread(x) - hood.heads(known)), lap @ x, atol=1e-4 if dtype == np.float32 else 1e-12)
+    np.testing.assert_allclose(hood.laplacian(known), lap @ x, atol=1e-4 if dtype == np.float32 else 1e-12)
+    W = hood.mixing.dense()
+    np.testing.assert_allclose(hood.disagreement(known), x - W @ x, atol=1e-5 if dtype == np.float32 else 1e-13)
+
+
+@pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
+def test_compiled_sums_are_the_sums_of_numpy(graph: nx.Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    hood, rng = hood_of(graph), np.random.default_rng(1)
+    x, z = rng.normal(size=(hood.n, 7)), rng.normal(size=(hood.m, 7))
+    fast = hood.total(z), hood.disagreement(x), hood.laplacian(x)
+    monkeypatch.setattr(kernels, "c", None)
+    for a, b in zip(fast, (hood.total(z), hood.disagreement(x), hood.laplacian(x)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_bytes_are_counted_for_each_arc_and_exchange() -> None:
+    hood = hood_of(GRAPHS["star"])
+    q = compressor({"name": "quantize", "bits": 8})
+    x, z = np.ones((9, 5)), np.ones((16, 5))
+    hood.exchange(hood.to_neighbors(q, x, 0), hood.along_arcs(q, z, 0))
+    assert hood.wire_bytes == 16 * (HEADER + 2 * q.nbytes(5, np.float64))
+    assert HEADER <= 32
+
+
+def test_a_lost_payload_arrives_as_zeros_and_only_there() -> None:
+    g = Graph.from_networkx(nx.path_graph(3))
+    lost = Lossy(g, mixing(g), lost=lambda k, arcs: arcs == 0)  # arc 0 is 0→1
+    x = np.arange(1.0, 4.0)[:, None]
+    known = lost.exchange(lost.to_neighbors(PLAIN, x, 0))
+    assert known[:3].ravel().tolist() == [1, 2, 3]
+    assert lost.heads(known).ravel().tolist() == [2, 0, 3, 2]  # agent 1 does not see x_0
+    z = np.arange(1.0, 5.0)[:, None]
+    assert lost.exchange(lost.along_arcs(PLAIN, z, 0)).ravel().tolist() == [2, 0, 4, 3]
+
+
+def test_a_trace_says_who_sent_what_to_whom() -> None:
+    g = Graph.from_networkx(nx.path_graph(3))
+    hood = Traced(g, mixing(g))
+    for k in range(2):
+        hood.exchange(hood.to_neighbors(PLAIN, np.ones((3, 2)), k))
+    assert hood.lines == [
+        f"round {k}: {arc} agents:identity(16 B)" for k in range(2) for arc in ("0→1", "1→0", "1→2", "2→1")
+    ]
