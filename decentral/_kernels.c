@@ -30,7 +30,7 @@
 
 enum { LANES = 32, TILE = 1024, WIDEST = 17 };
 static const uint32_t no_words[LANES];
-static const float SMALLEST_SCALE = 0x1p-110f, LARGEST_SCALE = 0x1p127f;
+static const float SMALLEST_SCALE = 0x1p-110f, LARGEST_SCALE = 0x1p126f;
 
 /* --- Philox4x32-10: 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------------- */
 
@@ -565,9 +565,9 @@ PyMODINIT_FUNC PyInit__kernels(void) {
 #else /* --- for REAL = float and double ---------------------------------------------------------------------------- */
 
 typedef BITS NAME(bits) __attribute__((may_alias));
-enum { NAME(WIDTH) = 64 / sizeof(REAL) };
-typedef REAL NAME(vector) __attribute__((vector_size(64)));
-typedef REAL NAME(unaligned) __attribute__((vector_size(64), aligned(sizeof(REAL)), may_alias));
+enum { NAME(WIDTH) = 32 / sizeof(REAL) };
+typedef REAL NAME(vector) __attribute__((vector_size(32)));
+typedef REAL NAME(unaligned) __attribute__((vector_size(32), aligned(sizeof(REAL)), may_alias));
 
 /* The bits of the largest magnitude: integer order is the order of magnitudes, infinity and NaN come last. */
 INLINE NAME(bits) NAME(largest)(const REAL *v, int64_t n) {
@@ -758,42 +758,52 @@ CLONES static void NAME(disagreement)(const REAL *x, const int64_t *ptr, const i
 
 /* --- Linear models: four samples at a time, each with the arithmetic that it would have alone --------------------- */
 
-INLINE REAL NAME(fold)(const NAME(vector) *acc, const REAL *a, const REAL *b, int64_t rest) {
+INLINE REAL NAME(fold)(const NAME(vector) *acc) {
     REAL lane[NAME(WIDTH)];
     memcpy(lane, acc, sizeof lane);
-    for (int64_t l = 0; l < rest; l++) lane[l] += a[l] * b[l];
     for (int half = NAME(WIDTH) / 2; half; half /= 2)
         for (int l = 0; l < half; l++) lane[l] += lane[l + half];
     return lane[0];
 }
 
-/* out[h] = sample h · x_i over the samples of each agent i, or of its batch at[i, :]. */
+/* out[h] = sample h · x_i over the samples of each agent i, or of its batch at[i, :]. Products are added in WIDTH lanes,
+ * then the lanes by halves; the last, partial step reads the last WIDTH entries against x with zeros where it overlaps. */
 CLONES static void NAME(margins)(const REAL *X, const int64_t *ptr, const int64_t *at, int64_t B, const REAL *x, REAL *out,
                                  int64_t n, int64_t d) {
-    const int64_t body = d - d % NAME(WIDTH);
+    const int64_t rest = d % NAME(WIDTH), body = d - rest, last = d - NAME(WIDTH);
     for (int64_t i = 0; i < n; i++, x += d) {
         const int64_t count = at ? B : ptr[i + 1] - ptr[i];
         const REAL *base = X + ptr[i] * d;
         int64_t h = 0;
 #define SAMPLE(j) (base + (at ? at[i * B + h + (j)] : h + (j)) * d)
 #define LOAD(p) (*(const NAME(unaligned) *)(p))
+        if (last < 0) { /* narrower than a vector */
+            for (; h < count; h++, out++) {
+                const REAL *a = SAMPLE(0);
+                REAL s = 0;
+                for (int64_t k = 0; k < d; k++) s += a[k] * x[k];
+                *out = s;
+            }
+            continue;
+        }
+        REAL end[NAME(WIDTH)] = {0};
+        memcpy(end + NAME(WIDTH) - rest, x + body, sizeof(REAL) * (size_t)rest);
+        const NAME(vector) tail = LOAD(end);
         for (; h + 4 <= count; h += 4, out += 4) {
             const REAL *a0 = SAMPLE(0), *a1 = SAMPLE(1), *a2 = SAMPLE(2), *a3 = SAMPLE(3);
-            NAME(vector) s0 = {0}, s1 = {0}, s2 = {0}, s3 = {0};
+            NAME(vector) s0 = LOAD(a0 + last) * tail, s1 = LOAD(a1 + last) * tail;
+            NAME(vector) s2 = LOAD(a2 + last) * tail, s3 = LOAD(a3 + last) * tail;
             for (int64_t k = 0; k < body; k += NAME(WIDTH)) {
                 const NAME(vector) b = LOAD(x + k);
                 s0 += LOAD(a0 + k) * b, s1 += LOAD(a1 + k) * b, s2 += LOAD(a2 + k) * b, s3 += LOAD(a3 + k) * b;
             }
-            out[0] = NAME(fold)(&s0, a0 + body, x + body, d - body);
-            out[1] = NAME(fold)(&s1, a1 + body, x + body, d - body);
-            out[2] = NAME(fold)(&s2, a2 + body, x + body, d - body);
-            out[3] = NAME(fold)(&s3, a3 + body, x + body, d - body);
+            out[0] = NAME(fold)(&s0), out[1] = NAME(fold)(&s1), out[2] = NAME(fold)(&s2), out[3] = NAME(fold)(&s3);
         }
         for (; h < count; h++, out++) {
             const REAL *a = SAMPLE(0);
-            NAME(vector) s = {0};
+            NAME(vector) s = LOAD(a + last) * tail;
             for (int64_t k = 0; k < body; k += NAME(WIDTH)) s += LOAD(a + k) * LOAD(x + k);
-            *out = NAME(fold)(&s, a + body, x + body, d - body);
+            *out = NAME(fold)(&s);
         }
     }
 }

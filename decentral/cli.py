@@ -243,10 +243,8 @@ def _show(options: argparse.Namespace) -> int:
     what = options.what
     if not Path(what).exists() and not what.endswith(".toml"):
         import topologies
-        from decentral.graph import Graph
 
-        graph = topologies.parse(what)
-        print((graph if isinstance(graph, Graph) else Graph.from_networkx(graph, what)).card())
+        print(topologies.build(what).card())
         return 0
     from decentral import experiment
     from decentral.preview import preview
@@ -293,9 +291,12 @@ def _names(what: str) -> list[tuple[str, str]]:
 
             return [(name, first_line(kind)) for name, kind in ESTIMATORS.items()]
         case "problems":
-            from decentral.problems import PROBLEMS
+            from decentral.problems import PROBLEMS, LinearModel
 
-            return [(name, first_line(kind)) for name, kind in PROBLEMS.items()]
+            return [
+                (name, first_line(kind if issubclass(kind, LinearModel) else sys.modules[kind.__module__]))
+                for name, kind in PROBLEMS.items()
+            ]
         case "data":
             return [(line.name, line.source) for line in _available()]
         case _:
@@ -373,10 +374,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from decentral import report
-    from decentral.report.compare import parse_target
 
-    to = parse_target(options.to) if options.to else None
-    print(report.report(options.folders, options.out, to=to, t_g=options.t_g, t_c=options.t_c))
+    to = report.parse_target(options.to) if options.to else None
+    print(report.report(report.read_runs(*options.folders), options.out, options.t_g, options.t_c, to))
     return 0
 
 
@@ -391,27 +391,27 @@ def _check(options: argparse.Namespace) -> int:
 
     from decentral import __version__, runner
 
-    print(f"decentral   {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    print(f"decentral     {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for package, extra in (
         ("numpy", ""), ("scipy", ""), ("networkx", ""), ("msgspec", ""), ("mpi4py", "mpi"), ("matplotlib", "report"),
         ("jinja2", "report"), ("scikit-learn", "data"), ("cvxpy", "fastest"), ("torch", "torch"),
     ):  # fmt: skip
         try:
-            print(f"{package:<12}{installed(package)}")
+            print(f"{package:<14}{installed(package)}")
         except PackageNotFoundError:
-            print(f"{package:<12}not installed" + (f"; pip install 'decentral[{extra}]'" if extra else ""))
+            print(f"{package:<14}not installed" + (f"; pip install 'decentral[{extra}]'" if extra else ""))
     try:
         from decentral.neighborhood import mpi
 
-        print(f"MPI         {mpi.library()}, {mpi.world().size} ranks here")
+        print(f"MPI           {mpi.library()}, {mpi.world().size} ranks here")
     except (ImportError, RuntimeError) as error:
-        print(f"MPI         none ({error}): runs in one process work, mpirun does not")
-    print(f"kernels     {runner.kernels_in_words()}")
+        print(f"MPI           none ({error}): runs in one process work, mpirun does not")
+    print(f"kernels       {runner.kernels_in_words()}")
     start = time.perf_counter()
     outcome = _self_test()
     good = outcome.status == "target"
     seconds = time.perf_counter() - start
-    print(f"self-test   {'passed' if good else 'FAILED'}: exact diffusion on ring:8, {outcome.rounds} rounds, {seconds:.2f} s")
+    print(f"self-test     {'passed' if good else 'FAILED'}: exact diffusion on ring:8, {outcome.rounds} rounds, {seconds:.2f} s")
     return 0 if good else 1
 
 

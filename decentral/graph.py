@@ -102,7 +102,9 @@ class Graph:
         self.tail, self.head, self.reverse = tails, heads, reverse.astype(np.int64)
         self.degree = np.bincount(tails, minlength=n).astype(np.int64)
         self.ptr = np.concatenate([[0], np.cumsum(self.degree)]).astype(np.int64)
-        self.positions = None if positions is None else np.asarray(positions, np.float64).reshape(n, -1)
+        self.positions = None if positions is None else np.asarray(positions, np.float64)
+        if self.positions is not None and self.positions.shape != (n, 2):
+            raise GraphError(f'graph "{name}" has positions of shape {self.positions.shape}; give ({n}, 2)')
         missing = np.flatnonzero(self.distances(0) < 0)
         if missing.size:
             raise GraphError(
@@ -140,13 +142,13 @@ class Graph:
         if loop is not None:  # said here with the user's own label
             raise GraphError(f'graph "{name}" has a self loop at {loop!r}; {LOOP}')
         edges = np.array([(index[i], index[j]) for i, j in graph.edges()], np.int64).reshape(-1, 2)
-        place = nx.get_node_attributes(graph, "pos")
+        place = [graph.nodes[node].get("pos", ()) for node in nodes]
         return cls(
             len(nodes),
             np.concatenate([edges[:, 0], edges[:, 1]]),
             np.concatenate([edges[:, 1], edges[:, 0]]),
             name,
-            [place[node] for node in nodes] if nodes and len(place) == len(nodes) else None,
+            place if all(len(point) == 2 for point in place) else None,
         )
 
     def to_networkx(self) -> nx.Graph:
@@ -191,11 +193,13 @@ class Graph:
 
     @cached_property
     def diameter_bounds(self) -> tuple[int, int]:
-        """Lower and upper bound of the diameter; they meet up to `EXACT_DIAMETER` agents, save dense long graphs.
+        """Lower and upper bound of the diameter; equal up to `EXACT_DIAMETER` agents unless dense and long.
 
         Every search from an agent v bounds the eccentricities of all agents w: if e = ecc(v), δ = dist(v, w),
         max(δ, e − δ) ≤ ecc(w) ≤ e + δ (Takes, Kosters 2011). On symmetric graphs these bounds meet late.
         """
+        if self.n_arcs == self.n_agents * (self.n_agents - 1):
+            return (int(self.n_agents > 1),) * 2
         least, most = np.zeros(self.n_agents, np.int64), np.full(self.n_agents, self.n_agents - 1)
         source = 0
         for sweep in range(16):
@@ -344,7 +348,12 @@ class MixingMatrix:
     @cached_property
     def _disagreement(self) -> tuple[float, float]:
         """(1 − λ₂, 1 − λ_min): the extreme eigenvalues of I − W on vectors of zero mean."""
-        return _extremes(self.graph, self.weights) if self.graph.n_arcs else (1.0, 1.0)
+        if not self.graph.n_arcs:
+            return 1.0, 1.0
+        if (self.weights == self.weights[0]).all():
+            l_l, l_u = self.graph.laplacian_extremes
+            return _round(self.weights[0] * l_l), _round(self.weights[0] * l_u)
+        return _extremes(self.graph, self.weights)
 
     @property
     def lambda_2(self) -> float:
@@ -366,7 +375,7 @@ class MixingMatrix:
     def slowest(self) -> str:
         """Which eigenvalue sets the gap: "lambda_2", or "lambda_min" (then the lazy matrix mixes faster)."""
         low, high = self._disagreement
-        return "lambda_2" if low <= 2.0 - high else "lambda_min"
+        return "lambda_2" if low <= 2.0 - high + 1e-11 else "lambda_min"
 
     def in_words(self) -> str:
         """What the gap means: the rounds of x ← W x that halve the consensus error at worst."""
@@ -376,7 +385,7 @@ class MixingMatrix:
         if gap >= 1 - 1e-12:
             return "vanishes in one round"
         rounds = math.log(2) / (-2 * math.log1p(-gap))  # the consensus error is squared: (1 − gap)² a round
-        return f"halves in {rounds:.3g} round{'' if rounds == 1 else 's'} ({self.slowest})"
+        return f"halves in {rounds:.3g} rounds ({self.slowest})" if rounds > 1 else "halves within a round"
 
 
 def mixing(graph: Graph, name: str = "metropolis", **params: Any) -> MixingMatrix:
@@ -529,15 +538,17 @@ def _sums(graph: Graph, arcs: Floats) -> Floats:
 
 
 def _extremes(graph: Graph, weights: Floats) -> tuple[float, float]:
-    """Extreme eigenvalues, on vectors of zero mean, of the Laplacian with arc weights (M,).
-
-    Rounded to 12 digits: the last ones depend on the linear algebra library and its threads, and would make
-    step sizes that are computed from them differ from machine to machine.
-    """
+    """Extreme eigenvalues, on vectors of zero mean, of the Laplacian with arc weights (M,)."""
     if graph.n_agents == 1:
         return 0.0, 0.0
     low, high = (_dense if graph.n_agents <= DENSE else _sparse)(graph, weights)
-    return float(f"{low:.12g}"), float(f"{high:.12g}")
+    return _round(low), _round(high)
+
+
+def _round(value: float) -> float:
+    """To 12 digits: the last ones depend on the linear algebra library and its threads, and would make step
+    sizes that are computed from them differ from machine to machine."""
+    return float(f"{value:.12g}")
 
 
 def _dense(graph: Graph, weights: Floats) -> tuple[float, float]:

@@ -118,7 +118,7 @@ class Recorder:
     def update(self, **facts: Any) -> None:
         """Put facts into run.json."""
         self.record.update(facts)
-        write_text(self.folder / "run.json", json.dumps(self.record, indent=1, ensure_ascii=False, default=_plain) + "\n")
+        write_record(self.folder, self.record)
 
     def rows(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Append rows to the trace; those of rounds that it has already are left out."""
@@ -145,6 +145,12 @@ class Recorder:
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Replace run.json; a line per fact."""
+    lines = (f"  {json.dumps(k)}: {json.dumps(v, ensure_ascii=False, default=_plain)}" for k, v in record.items())
+    write_text(folder / "run.json", "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def write_text(path: Path, text: str) -> None:

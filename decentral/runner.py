@@ -11,7 +11,6 @@ them; a rank that is alone in its trouble says so in one sentence and ends the o
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import platform
 import signal
@@ -44,7 +43,7 @@ from decentral.recorder import (
     now,
     read_record,
     references,
-    write_text,
+    write_record,
 )
 from decentral.state import Array, rows
 
@@ -530,7 +529,7 @@ def _note(folder: Path, status: str, why: str) -> None:
     if record:
         record |= {"status": status, "why": why, "end": now()}
         with suppress(OSError):  # the sentence on stderr remains
-            write_text(folder / "run.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            write_record(folder, record)
 
 
 def _silent(sentence: str) -> None:

@@ -5,7 +5,7 @@
 #   bash launch/demo.sh --force    # run them again
 #   DECENTRAL_MPI=system bash launch/demo.sh     # with the MPI whose mpicc is on the PATH
 #
-# Each run is `decentral run launch/demo/ring-a9a.toml --set algorithm...`; the command is printed above it.
+# Each run is `decentral run launch/demo/ring-a9a.toml --set ...`; the command is printed above it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
@@ -15,29 +15,30 @@ python -m decentral data fetch a9a || true # once, before eight ranks ask; witho
 ranks=8
 out=results/demo
 folders=()
+again=("$@")
 run() { # a name, then what differs from the file
   local name=$1 sets=(--set "name=$1" --set "out=$out") folder
   shift
-  for override in "$@"; do sets+=(--set "algorithm.$override"); done
+  for override in "$@"; do sets+=(--set "$override"); done
   echo
-  echo "\$ launch/mpirun.sh -n $ranks python -m decentral run launch/demo/ring-a9a.toml ${sets[*]@Q}"
+  echo "\$ launch/mpirun.sh -n $ranks python -m decentral run launch/demo/ring-a9a.toml $(printf '%q ' "${sets[@]}")"
   bash launch/mpirun.sh -n $ranks python -m decentral run launch/demo/ring-a9a.toml "${sets[@]}" "${again[@]}"
   folder=$(ls -td "$out/$name"-????????/ | head -n 1)
   folders+=("${folder%/}")
 }
-again=("$@")
-bits8='compressor={name="quantize", bits=8}'
+bits8='algorithm.compressor={name="quantize", bits=8}'
+saga='algorithm.estimator={name="saga", batch=64}'
 
-run lt-admm-cc name=lt-admm-cc "$bits8"
-run lt-admm-cc-saga name=lt-admm-cc "$bits8" 'estimator={name="saga", batch=64}'
-run lt-admm name=lt-admm
-run lead name=lead "$bits8"
-run cedas name=cedas "$bits8"
-run cold name=cold "$bits8"
-run dpdc name=dpdc "$bits8"
-run choco-sgd name=choco-sgd "$bits8"
-run nids name=nids
-run d-psgd name=d-psgd
+run lt-admm-cc algorithm.name=lt-admm-cc "$bits8"
+run lt-admm-cc-saga algorithm.name=lt-admm-cc "$bits8" "$saga"
+run lt-admm algorithm.name=lt-admm
+run lead algorithm.name=lead "$bits8"
+run cedas algorithm.name=cedas "$bits8"
+run cold algorithm.name=cold "$bits8"
+run dpdc algorithm.name=dpdc "$bits8"
+run choco-sgd algorithm.name=choco-sgd "$bits8" rounds=300 # on its floor long before
+run nids algorithm.name=nids
+run d-psgd algorithm.name=d-psgd rounds=300
 
 echo
 python -m decentral compare "${folders[@]}"

@@ -20,7 +20,7 @@ step "types" mypy
 step "serial tests" python -m pytest -q -m "not mpi" "${paths[@]}"
 if [[ ${#paths[@]} == 0 ]]; then
   for ranks in 2 3 4; do
-    step "transport tests on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --only-mpi
+    step "transport tests on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi
   done
 fi
 

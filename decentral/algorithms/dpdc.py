@@ -47,6 +47,11 @@ class State:
     memory: Memory | None
 
 
+def largest_dual_step(eta: float, penalty: float, facts: Facts) -> float:
+    """β = min(1.5 α, 0.8/(η √l_u)): fast duals, with room below the stability limit of the Jacobi form."""
+    return min(1.5 * penalty, 0.8 / (eta * facts.l_u**0.5))
+
+
 @dataclass(frozen=True)
 class DPDC:
     """Algorithm 1."""
@@ -74,7 +79,7 @@ class DPDC:
             self,
             step_size=eta,
             penalty=penalty,
-            dual_step=auto(self.dual_step, 0.6 * penalty),
+            dual_step=auto(self.dual_step, largest_dual_step(eta, penalty, facts)),
             reference_step=auto(self.reference_step, 0.5 / noise),
         )
 
@@ -151,7 +156,7 @@ class DPDC3(DPDC):
         eta = auto(self.step_size, facts.step)
         penalty = auto(self.penalty, 0.9 / (eta * facts.l_u))
         return replace(
-            self, step_size=eta, penalty=penalty, dual_step=auto(self.dual_step, 0.6 * penalty), reference_step=1.0
+            self, step_size=eta, penalty=penalty, dual_step=auto(self.dual_step, largest_dual_step(eta, penalty, facts)), reference_step=1.0
         )
 
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:

@@ -48,7 +48,7 @@ def local_training(method: Any, s: Any, c: Agents, k: int, oracle: Oracle) -> No
         s.x -= g
 
 
-def tune(method: Any, facts: Facts, c: float) -> dict[str, float]:
+def tune(method: Any, facts: Facts, c: float) -> dict[str, Any]:
     """γ, β of the c rule: β = 2c/(τ ρ l_u), γ τ L ≤ 1 (τ = 1: half of the exact bound (4 − 3c)/(2L))."""
     tau, rho = method.local_steps, method.penalty
     gamma = 0.9 * (4 - 3 * c) / (2 * facts.L) if tau == 1 else 1 / (tau * facts.L)

@@ -25,8 +25,8 @@ Differs    the algorithm box of the paper was not at hand: placement of η and t
            (A), and B to E are named variants of ours. z_0 = 0, references 0.
 
 References
-    Ren, Bastianello, Johansson, Parisini. Communication-efficient distributed learning with compressed communication and
-    local training (LT-ADMM-CC). arXiv 2508.15509.
+    Ren, Bastianello, Johansson, Parisini. Jointly computation- and communication-efficient distributed learning.
+    arXiv 2508.15509 (LT-ADMM-CC).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from decentral.random import LANES, Key
 from decentral.state import Array
 
 TILE = LANES * LANES
-SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-110), np.float32(2.0**127)
+SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-110), np.float32(2.0**126)
 
 
 class Compressor(Protocol):
@@ -21,7 +21,7 @@ class Compressor(Protocol):
     A compressor is a frozen dataclass whose fields are its configuration; `name` is not one of them. It is *unbiased* with
     variance ω, E C(v) = v and E‖C(v) − v‖² ≤ ω‖v‖², or *contractive* with δ, E‖C(v) − v‖² ≤ (1 − δ)‖v‖², 0 < δ ≤ 1, or
     neither. C(0) = 0, and C(c v) = c C(v) to the bit for the same draws where c is a power of two. Both hold of entries
-    in the range of the scales, 2^-110 to 2^127; below it errors are absolute and of that size.
+    in the range of the scales, 2^-110 to 2^126; below it errors are absolute and of that size.
     """
 
     name: ClassVar[str]
@@ -29,7 +29,7 @@ class Compressor(Protocol):
     def encode(self, v: Array, key: Key) -> Array:
         """Rows (rows, d) to payload (rows, nbytes) uint8; a new array.
 
-        Raises NonFiniteError with the rows that hold NaN, infinity or magnitudes whose scale would exceed 2^127.
+        Raises NonFiniteError with the rows that hold NaN, infinity or magnitudes whose scale would exceed 2^126.
         """
         ...
 
@@ -101,7 +101,7 @@ def all_finite(v: Array) -> bool:
 def scales_above(m: Array) -> Array:
     """(...) float32: the smallest scales not below the float64 magnitudes m; 0 for 0.
 
-    Raises NonFiniteError with the indices along the first axis whose m is NaN or above 2^127.
+    Raises NonFiniteError with the indices along the first axis whose m is NaN or above 2^126.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         s = m.astype(np.float32)

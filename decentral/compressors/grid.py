@@ -17,7 +17,7 @@ Constants, for n entries under one scale (both norms; E over u):
     nearest, 2-norm:   δ = 1 − n/(4L²) where that is positive.          b = 1 nearest: none
 
 Arithmetic, the same in NumPy, C and on a GPU: the largest magnitude is exact, the 2-norm is summed in float64 by
-`tree_sum`; s is rounded up to float32, so |v| ≤ s always, and lies in {0} ∪ [2^-110, 2^127], so that L/s, s/L and all that
+`tree_sum`; s is rounded up to float32, so |v| ≤ s always, and lies in {0} ∪ [2^-110, 2^126], so that L/s, s/L and all that
 is decoded are normal numbers. Then, in the type of v and rounded once each: inv = L/s, v·inv, + u, floor; code − L, s/L,
 their product. u = (r + 1/2)/65536 with r the 16-bit half-words of `Key.halves` (bias at most 2^-17 of a level).
 
@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -66,12 +67,12 @@ class Grid:
     d: int
     block: int
 
-    @property
+    @cached_property
     def scales(self) -> int:
         """Scales a row."""
         return -(-self.d // self.block)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of a row."""
         tiles, rest = divmod(self.d, TILE)
@@ -125,6 +126,10 @@ class Grid:
 
     def _per_entry(self, of_blocks: Array) -> Array:
         return of_blocks if self.scales == 1 else np.repeat(of_blocks, self.block, axis=1)[:, : self.d]
+
+
+grid_of = lru_cache(maxsize=256)(Grid)
+"""A Grid, made once for each set of parameters."""
 
 
 def pack_tiles(codes: Array, width: int) -> Array:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from decentral.compressors.base import Compressor, whole
-from decentral.compressors.grid import Grid, block_of, check_block, variance
+from decentral.compressors.grid import Grid, block_of, check_block, grid_of, variance
 from decentral.random import Key
 from decentral.state import Array
 
@@ -35,7 +35,7 @@ class QSGD(Compressor):
     def grid(self, d: int) -> Grid:
         """The grid of rows of d entries."""
         top = 2 * self.levels
-        return Grid(top, top.bit_length(), True, True, d, block_of(self.block, d))
+        return grid_of(top, top.bit_length(), True, True, d, block_of(self.block, d))
 
     def encode(self, v: Array, key: Key) -> Array:
         return self.grid(v.shape[1]).encode(v, key)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from decentral.compressors.base import Compressor, one_of, whole
-from decentral.compressors.grid import Grid, block_of, check_block, variance
+from decentral.compressors.grid import Grid, block_of, check_block, grid_of, variance
 from decentral.random import Key
 from decentral.state import Array
 
@@ -46,7 +46,7 @@ class Quantize(Compressor):
     def grid(self, d: int) -> Grid:
         """The grid of rows of d entries."""
         width = self.bits + (self.symbols == "paper")
-        return Grid(self.top, width, self.norm == "2", self.rounding == "dithered", d, block_of(self.block, d))
+        return grid_of(self.top, width, self.norm == "2", self.rounding == "dithered", d, block_of(self.block, d))
 
     def encode(self, v: Array, key: Key) -> Array:
         return self.grid(v.shape[1]).encode(v, key)

@@ -86,7 +86,7 @@ def as_bytes(values: Array) -> Array:
 
 def as_values(stream: Array, dtype: Any) -> Array:
     """(rows, k) of `as_bytes`. Raises TransportError for NaN or infinity."""
-    values = np.ascontiguousarray(stream).view(dtype)
+    values = stream.copy().view(dtype)  # a copy begins where a number may
     if not all_finite(values):
         raise damaged("NaN or infinite entries")
     return values
@@ -97,7 +97,7 @@ class RandK(Sparse):
     """k entries drawn uniformly without replacement, times d/k: unbiased, ω = d/k − 1 exactly.
 
     contracted : without the factor d/k: biased, E‖C(v) − v‖² = (1 − k/d)‖v‖², δ = k/d
-    A row is 4 bytes that key the draw, or the k places where they take no more, then k values.
+    A row is 4 bytes that key the draw, or the k places where they take no more, then the k values, already times d/k.
     """
 
     contracted: bool = False
@@ -113,15 +113,19 @@ class RandK(Sparse):
         ticket = key.words(1)
         places = self._draw(ticket, d)
         head = ticket.astype("<u4").view(np.uint8) if self._keyed(d) else pack(places, bits_for(d))
-        return np.concatenate((head, as_bytes(np.take_along_axis(v, places, axis=1))), axis=1)
+        values = np.take_along_axis(v, places, axis=1)
+        if not self.contracted:
+            with np.errstate(over="ignore"):
+                values *= v.dtype.type(d / self.kept(d))
+            refuse_non_finite(values)
+        return np.concatenate((head, as_bytes(values)), axis=1)
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))
         cut = self._head_bytes(d)
         head = np.ascontiguousarray(payload[:, :cut])
         places = self._draw(head.view("<u4"), d) if self._keyed(d) else self._read_places(head, d)
-        values = as_values(payload[:, cut:], dtype)
-        return fill(places, values if self.contracted else values * values.dtype.type(d / self.kept(d)), d)
+        return fill(places, as_values(payload[:, cut:], dtype), d)
 
     def _draw(self, ticket: Array, d: int) -> Array:
         """(rows, k) places in increasing order, a function of the ticket (rows, 1) uint32."""

@@ -36,7 +36,8 @@ class Plan:
     def __init__(self, hood: MPINeighborhood, shape: tuple[tuple[str, int], ...]):
         self.sends: list[tuple[Array, list[tuple[Array, Array]]]] = []  # buffer, (rows to take, where they go)
         self.receives: list[tuple[Array, list[tuple[Array, Array]]]] = []  # buffer, (view, rows to fill)
-        self.send_requests, self.receive_requests = [], []
+        self.send_requests: list[MPI.Prequest] = []
+        self.receive_requests: list[MPI.Prequest] = []
         for peer in hood.peers:
             for give, buffers, requests in (
                 (peer.give, self.sends, self.send_requests),
@@ -133,7 +134,7 @@ class MPINeighborhood(Neighborhood):
         k = messages[0].round
         MPI.Prequest.Startall(plan.receive_requests)
         for buffer, parts in plan.sends:
-            _HEADER.pack_into(buffer, 0, MAGIC, len(messages), k, len(buffer) - HEADER)
+            _HEADER.pack_into(buffer.data, 0, MAGIC, len(messages), k, len(buffer) - HEADER)
             for message, (view, rows) in zip(messages, parts, strict=True):
                 np.take(message.payload, rows, axis=0, out=view, mode="clip")
         MPI.Prequest.Startall(plan.send_requests)
@@ -188,7 +189,7 @@ class MPINeighborhood(Neighborhood):
             ids = np.repeat(self.agents, sizes)
         else:
             ids = self.agents
-        gathered = self.comm.gather(len(ids), root=0)
+        gathered: list[int] = self.comm.gather(len(ids), root=0) or []
         width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize
         if self.rank:
             self.comm.Gatherv([ids, MPI.INT64_T], None, root=0)
@@ -257,6 +258,7 @@ class Watchdog(threading.Thread):
 def abort(sentence: str, status: int = 1) -> None:
     """End all ranks with one sentence from this one."""
     print(sentence, file=sys.stderr, flush=True)
+    time.sleep(0.2)  # launchers drop what they have not forwarded when a job is aborted
     MPI.COMM_WORLD.Abort(status)
 
 

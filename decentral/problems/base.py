@@ -20,7 +20,7 @@ class Problem(Protocol):
     """Local losses of the n own agents. All methods work on all rows; none communicates."""
 
     name: ClassVar[str]
-    convex: bool
+    convex: ClassVar[bool]
     d: int
     n: int
     sizes: Array

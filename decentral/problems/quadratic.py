@@ -18,7 +18,7 @@ class Quadratic:
     Q: Array
     c: Array
     name: ClassVar[str] = "quadratic"
-    convex: bool = True
+    convex: ClassVar[bool] = True
     n: int = field(init=False)
     d: int = field(init=False)
     sizes: Array = field(init=False)

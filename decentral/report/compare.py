@@ -54,9 +54,7 @@ def parse_target(text: str) -> dict[str, float]:
         except ValueError:
             equals = ""
         if not equals or not metric.strip() or not target[metric.strip()] > 0:
-            raise ConfigError(
-                f'target "{part}" is not METRIC=LEVEL with a level above 0; e.g. grad_norm_sq=1e-10'
-            )
+            raise ConfigError(f'target "{part}" is not METRIC=LEVEL with a level above 0; e.g. grad_norm_sq=1e-10')
     return target
 
 

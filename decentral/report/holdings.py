@@ -26,9 +26,7 @@ def graph(run: Run) -> Figure:
     """The graph, its agents coloured by the share of the samples that they hold."""
     drawable = graph_facts(run)
     if drawable is None:
-        raise ConfigError(
-            f"{run.folder} lists no graph of at most {DRAWN_AGENTS} agents: there is nothing to draw"
-        )
+        raise ConfigError(f"{run.folder} lists no graph of at most {DRAWN_AGENTS} agents: there is nothing to draw")
     agents, edges, samples = drawable
     positions = _positions(agents, edges)
     with styled():
@@ -40,9 +38,7 @@ def graph(run: Run) -> Figure:
         ends = positions[np.array(edges, dtype=int).reshape(-1, 2)]
         collections = need("matplotlib.collections", "a figure")
         alpha = min(1.0, max(0.4, 60 / max(len(edges), 1)))
-        panel.add_collection(
-            collections.LineCollection(ends, colors="0.45", linewidths=0.8, alpha=alpha, zorder=1)
-        )
+        panel.add_collection(collections.LineCollection(ends, colors="0.45", linewidths=0.8, alpha=alpha, zorder=1))
         size = float(np.clip(6000 / agents, 12, 300))
         shares = 100 * np.array(samples) / max(sum(samples), 1)
         uneven = bool(shares.max() > 1.005 * shares.min())
@@ -73,9 +69,7 @@ def split(run: Run) -> Figure:
     except ValueError:
         classes.sort()
     if classes:
-        counts = np.array(
-            [[(h.get("classes") or {}).get(name, 0) for h in holdings] for name in classes], dtype=float
-        )
+        counts = np.array([[(h.get("classes") or {}).get(name, 0) for h in holdings] for name in classes], dtype=float)
     else:
         counts = np.array([[h["samples"] for h in holdings]], dtype=float)
     agents = np.array([h.get("agent", i) for i, h in enumerate(holdings)], dtype=float)

@@ -81,7 +81,7 @@ def _summary(runs: Sequence[Run], names: Sequence[str]) -> str:
         text += "."
     if agents := _values(runs, "graph", "agents"):
         text += f" It is shared by {agents} agents on the graph {_values(runs, 'graph', 'name')}"
-        text += f", with the samples split {how}" if (how := _values(runs, "data", "split")) else ""
+        text += f" (split: {how})" if (how := _values(runs, "data", "split")) else ""
         text += "."
     where = _distinct_text(_executor(run) for run in runs)
     versions = _distinct_text(_versions(run) for run in runs) or "decentral"
@@ -120,7 +120,7 @@ def _facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
 def _method(run: Run, name: str) -> dict[str, Any]:
     parameters = flat(run.fact("parameters", default={}))
     cost = {
-        "gradients": run.fact("cost", "gradients_per_round"),
+        "gradients per agent": run.fact("cost", "gradients_per_round"),
         "exchanges": run.fact("cost", "exchanges_per_round"),
         "bytes per arc": run.fact("cost", "bytes_per_arc_per_round"),
     }
@@ -180,9 +180,7 @@ def _least(row: compare.Row, rows: Sequence[compare.Row]) -> list[bool]:
     """For each cell of a row, whether no other method spent less."""
     costs = ("rounds", "gradients", "bytes", "bytes_ratio", "modelled", "seconds")
     reached = [other for other in rows if other.reached]
-    spent = {
-        cost: [value for other in reached if (value := getattr(other, cost)) is not None] for cost in costs
-    }
+    spent = {cost: [value for other in reached if (value := getattr(other, cost)) is not None] for cost in costs}
     several = row.reached and len(reached) > 1
     return [several and getattr(row, cost) == min(spent[cost], default=None) for cost in costs]
 

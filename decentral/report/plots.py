@@ -197,9 +197,7 @@ def _draw(
     return handles
 
 
-def _curve(
-    run: Run, axis: str, metric: str, t_g: float | None, t_c: float | None
-) -> tuple[FloatArray, FloatArray]:
+def _curve(run: Run, axis: str, metric: str, t_g: float | None, t_c: float | None) -> tuple[FloatArray, FloatArray]:
     """Finite points of a curve; values beyond what is drawn, zero among them, are put at its bounds."""
     x, y = run.along(axis, t_g, t_c), run.trace.get(metric, np.full(run.rows, np.nan))
     finite = np.isfinite(x) & np.isfinite(y)
@@ -247,9 +245,7 @@ def _look(k: int, count: int) -> dict[str, Any]:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str], width: float) -> None:
-    figure.legend(
-        handles, names, loc="outside lower center", ncols=_legend_columns(names, width), columnspacing=1.0
-    )
+    figure.legend(handles, names, loc="outside lower center", ncols=_legend_columns(names, width), columnspacing=1.0)
 
 
 def _legend_columns(names: Sequence[str], width: float) -> int:

@@ -267,9 +267,7 @@ def _read_trace(text: str, source: Path) -> dict[str, FloatArray]:
 
 def _no_run_folder(path: Path) -> str:
     """The sentence for a path without a run, with the run folders at the nearest existing place."""
-    asked = f'"{path}" ' + (
-        "does not exist" if not path.exists() else "is no run folder (it has no run.json)"
-    )
+    asked = f'"{path}" ' + ("does not exist" if not path.exists() else "is no run folder (it has no run.json)")
     place = next((p for p in (path, path.parent) if p.is_dir()), Path("."))
     names = [str(folder.relative_to(place)) for folder in find_runs(place)][:200]
     if not names:

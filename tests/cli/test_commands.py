@@ -50,7 +50,7 @@ def test_data(command: Command) -> None:
 def test_check(command: Command) -> None:
     result = command("check")
     assert result.status == 0, result.out
-    assert "self-test   passed" in result.out
+    assert "self-test     passed" in result.out
 
 
 def test_cite(config: Path, command: Command) -> None:

@@ -179,3 +179,12 @@ ranks = Ranks.start()
 watch = Stop() if ranks.rank == 0 else runner.Silent()
 runner.run(experiment.load("small.toml", sys.argv[1:]), watch=watch, ranks=ranks)
 """
+
+
+def test_launcher_of_another_mpi() -> None:
+    """Every process would believe that it is alone, and do all of the work."""
+    pytest.importorskip("mpi4py")
+    others = {**environment(), "PMI_SIZE": "4", "PMI_RANK": "0"}
+    found = subprocess.run([sys.executable, *RUN], capture_output=True, text=True, env=others, timeout=60)
+    assert found.returncode == 2
+    assert len(ours(found.stderr)) == 1 and "mpirun belongs to another MPI" in found.stderr

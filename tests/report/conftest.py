@@ -39,9 +39,7 @@ def write_run(
     """A run folder of one of METHODS; `edit` replaces entries of its run.json."""
     rate, floor, gradients, exchanges, nbytes = METHODS[label]
     k = np.arange(rounds + 1)
-    wobble = np.exp(
-        0.12 * np.random.default_rng(len(label)).standard_normal(len(k)).cumsum() / np.sqrt(1 + 0.1 * k)
-    )
+    wobble = np.exp(0.12 * np.random.default_rng(len(label)).standard_normal(len(k)).cumsum() / np.sqrt(1 + 0.1 * k))
     value = 0.08 * rate**k * wobble + floor * np.exp(0.1 * np.sin(k / 3.0))
     if (value <= target).any():
         k = k[: int(np.argmax(value <= target)) + 1]

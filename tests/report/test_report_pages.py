@@ -29,12 +29,8 @@ def few(write_run, folder, labels=("LT-ADMM-CC", "D-PSGD"), **more):
 
 def test_a_report_leaves_the_figures_and_one_page_beside_the_runs(reported):
     runs, path = reported
-    assert path.parent.parent == runs[0].folder.parent and re.fullmatch(
-        "report-[0-9a-f]{8}", path.parent.name
-    )
-    assert sorted(file.name for file in path.parent.iterdir()) == sorted(
-        [f"{n}.png" for n in NAMES] + ["report.html"]
-    )
+    assert path.parent.parent == runs[0].folder.parent and re.fullmatch("report-[0-9a-f]{8}", path.parent.name)
+    assert sorted(file.name for file in path.parent.iterdir()) == sorted([f"{n}.png" for n in NAMES] + ["report.html"])
     for name in NAMES:
         assert (path.parent / f"{name}.png").read_bytes().startswith(PNG)
 
@@ -54,7 +50,7 @@ def test_the_page_says_what_was_compared_and_how_to_go_on(reported):
     for part in (
         "<title>9 methods on a9a over ring:8</title>",
         "logistic regression with l2 weight 0.1 with 123 unknowns on a9a (32,561 samples)",
-        "8 agents on the graph ring:8, with the samples split sorted by label",
+        "8 agents on the graph ring:8 (split: sorted by label)",
         "by 8 MPI ranks on node01 with decentral 0.1.0, python 3.11.9",
         "not reached: floor 3.6e-05 (a constant step keeps a bias where the agents&#39; data differ)",
         "<b>compressor.bits</b> 8",
@@ -209,10 +205,6 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(write_run, tmp_path, 
 
 
 def test_reading_runs_imports_no_drawing_library():
-    code = (
-        "import decentral.report, sys; print({'matplotlib', 'jinja2', 'rich', 'networkx'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    )
+    code = "import decentral.report, sys; print({'matplotlib', 'jinja2', 'rich', 'networkx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "set()"

@@ -65,7 +65,8 @@ def test_a_damaged_file_is_named(write_run, tmp_path, file, text, says):
     assert str(folder) in str(caught.value)
 
 
-def test_what_is_no_run_folder_is_refused_with_the_runs_nearby(nine):
+def test_what_is_no_run_folder_is_refused_with_the_runs_nearby(nine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # which runs are nearby depends on where one stands
     with pytest.raises(ConfigError, match="it has no run") as caught:
         Run.read(nine)
     assert "ring-lead-0123abcd" in str(caught.value)

@@ -1,0 +1,145 @@
+"""The quantizer's wire to the byte, from both sets of inner loops, and its definition."""
+
+import numpy as np
+import pytest
+
+from decentral import kernels
+from decentral.compressors import QSGD, Quantize
+from decentral.compressors.base import LARGEST_SCALE, SMALLEST_SCALE, tree_sum
+from decentral.errors import NonFiniteError
+
+TAILS = [1, 5, 31, 32, 33, 100, 512, 1000, 1023, 1024, 1025, 3000]
+
+
+def rows_of(d, dtype):
+    """Rows with a zero block, tiny, huge, subnormal and ordinary entries, halves of levels and negative zeros."""
+    rng = np.random.default_rng(d)
+    v = rng.standard_normal((7, d))
+    v[0, : d // 2] = 0
+    v[1] *= 1e-30
+    v[2] *= 2.0**120
+    v[3] = rng.integers(-5, 6, d) * 1e-42
+    v[4] = rng.standard_cauchy(d)
+    v[5] = np.round(v[5] * 2) / 2
+    v[6] = -0.0
+    return v.astype(dtype)
+
+
+@pytest.mark.skipif(kernels.c is None, reason=kernels.why)
+@pytest.mark.parametrize("rounding", ["dithered", "nearest"])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_backends_agree_to_the_byte(monkeypatch, dtype, key_of, bits, norm, rounding):
+    for d in TAILS if rounding == "dithered" else (33, 1025):
+        v = rows_of(d, dtype)
+        for symbols in ("packed", "paper"):
+            for block in (None, 0, 96, 1024):
+                q = Quantize(bits, norm, block, symbols, rounding)
+                payload = q.encode(v, key_of(7))
+                decoded = q.decode(payload, d, dtype)
+                with monkeypatch.context() as m:
+                    m.setattr(kernels, "c", None)
+                    np.testing.assert_array_equal(q.encode(v, key_of(7)), payload, err_msg=str((q, d)))
+                    assert q.decode(payload, d, dtype).tobytes() == decoded.tobytes()
+
+
+@pytest.mark.parametrize("d", TAILS)
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_b_bits_are_b_bits(dtype, bits, d):
+    for block in (None, 0, 32):
+        scales = -(-d // (block or (512 if block is None and d > 512 else d)))
+        assert Quantize(bits, block=block).nbytes(d, dtype) == 4 * scales + -(-d * bits // 8)
+        assert Quantize(bits, block=block).ideal_bits(d, dtype) == 32 * scales + d * bits
+        paper = Quantize(bits, block=block, symbols="paper")
+        assert paper.nbytes(d, dtype) == 4 * scales + -(-d * (bits + 1) // 8)
+        assert paper.ideal_bits(d, dtype) == 32 * scales + d * (bits + 1)
+
+
+def test_sizes_that_are_quoted():
+    assert Quantize(2).nbytes(100, np.float64) == 29
+    assert Quantize(8).nbytes(123, np.float64) == 127
+    assert QSGD(16).nbytes(100, np.float64) == 4 + -(-100 * 6 // 8)  # 33 symbols
+    assert QSGD(16).ideal_bits(100, np.float64) == 32 + 100 * (1 + 5)
+
+
+def test_wire_layout(backend, key_of):
+    """Codes found again by the words of the documentation, bit by bit."""
+    d, bits = 2100, 5
+    v = np.random.default_rng(0).standard_normal((1, d))
+    q = Quantize(bits, block=0)
+    payload = q.encode(v, key_of(1))[0]
+    s = payload[:4].view("<f4")[0]
+    L = 2 ** (bits - 1) - 1
+    u = (key_of(1).halves(d)[0] + 0.5) / 65536
+    codes = np.clip(np.floor(v[0] * (L / np.float64(s)) + u), -L, L).astype(int) + L
+    assert s >= np.abs(v).max() > np.nextafter(s, np.float32(0))
+    for e in range(2048):
+        tile, row, lane = e // 1024, e % 1024 // 32, e % 32
+        words = payload[4 + tile * 128 * bits :][: 128 * bits].view("<u4").reshape(bits, 32)
+        column = sum(int(w) << 32 * j for j, w in enumerate(words[:, lane]))
+        assert column >> row * bits & (1 << bits) - 1 == codes[e]
+    stream = int.from_bytes(payload[4 + 256 * bits :].tobytes(), "little")
+    for e in range(2048, d):
+        assert stream >> (e - 2048) * bits & (1 << bits) - 1 == codes[e]
+    np.testing.assert_array_equal(q.decode(payload[None], d, np.float64)[0], (codes - L) * (np.float64(s) / L))
+
+
+@pytest.mark.parametrize("symbols", ["packed", "paper"])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])
+def test_an_entry_goes_to_one_of_the_two_levels_around_it(backend, dtype, key_of, bits, norm, symbols):
+    v = rows_of(1100, dtype)[:5]
+    q = Quantize(bits, norm, symbols=symbols)
+    c = q.decode(q.encode(v, key_of(5)), 1100, dtype)
+    blocks = np.pad(v.astype(np.float64), ((0, 0), (0, 3 * 512 - 1100))).reshape(5, 3, 512)
+    s = np.abs(blocks).max(axis=2) if norm == "inf" else np.sqrt((blocks**2).sum(axis=2))
+    step = np.repeat(np.maximum(s, SMALLEST_SCALE * (s > 0)) * 2 / q.top, 512, axis=1)[:, :1100]
+    assert (np.abs(c.astype(np.float64) - v) <= step * (1 + 1e-5)).all()
+    assert (c[0, :512] == 0).all()
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_nearest_is_nearest(backend, dtype, key_of, norm):
+    v = rows_of(300, dtype)[[4]]
+    q = Quantize(6, norm, rounding="nearest")
+    c = q.decode(q.encode(v, key_of(1)), 300, dtype)
+    s = np.abs(v).max() if norm == "inf" else np.linalg.norm(v.astype(np.float64))
+    assert np.abs(c - v).max() <= s / (2 * 31) * (1 + 1e-5)
+
+
+def test_scales_stay_in_their_range(backend, dtype, key_of):
+    q = Quantize(16)
+    limit = float(LARGEST_SCALE)
+    c = q.decode(q.encode(np.array([[limit, -limit, 0]], dtype), key_of(1)), 3, dtype)
+    np.testing.assert_array_equal(c, [[limit, -limit, 0]])
+    with pytest.raises(NonFiniteError, match=r"\[1\]"):
+        q.encode(np.array([[1, 1, 1], [limit * 1.01, 0, 0]], dtype), key_of(2))
+    with pytest.raises(NonFiniteError, match=r"\[0\]"):
+        Quantize(4, norm="2").encode(np.full((1, 3), limit, dtype), key_of(1))
+    tiny = np.full((1000, 3), 2.0**-130, dtype)  # far below the smallest scale: zero or one level, right on average
+    c = q.decode(q.encode(tiny, key_of(1000)), 3, dtype)
+    assert np.isin(c, (0, SMALLEST_SCALE / np.array(32767, dtype))).all()
+
+
+def test_float64_beyond_float32_is_refused(backend, key_of):
+    with pytest.raises(NonFiniteError):
+        Quantize(8).encode(np.array([[1e200, 1.0]]), key_of(1))
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 1023, 1024, 1025, 3000, 7000])
+def test_tree_sum(n):
+    """The order of the documentation, written out."""
+    x = np.random.default_rng(n).random((2, n))
+    for row, total in zip(x, tree_sum(x), strict=True):
+        tiles = []
+        for t in range(0, n, 1024):
+            lanes = [0.0] * 32
+            for e, value in enumerate(row[t : t + 1024]):
+                lanes[e % 32] += value
+            while len(lanes) > 1:
+                lanes = [a + b for a, b in zip(lanes[: len(lanes) // 2], lanes[len(lanes) // 2 :], strict=True)]
+            tiles.append(lanes[0])
+        while len(tiles) > 1:
+            tiles = [sum(tiles[i : i + 2]) for i in range(0, len(tiles), 2)]
+        assert total == tiles[0]
+    np.testing.assert_allclose(tree_sum(x), x.sum(axis=1))
