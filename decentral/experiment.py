@@ -160,7 +160,9 @@ class Experiment:
             table["data"]["path"] = _content(str(table["data"]["path"]))
         topology = table["graph"]["topology"]
         if topology.startswith("file:"):
-            table["graph"]["topology"] = _content(topology.removeprefix("file:"))
+            from topologies import from_file
+
+            table["graph"]["topology"] = _content(str(from_file.find(topology.removeprefix("file:"))))
         path, colon, attribute = table["algorithm"]["name"].rpartition(":")
         if path.endswith(".py"):
             table["algorithm"]["name"] = _content(path) + colon + attribute

@@ -143,8 +143,8 @@ class MPINeighborhood(Neighborhood):
 
     def _finish(self, pending: Any) -> list[Array]:
         plan, messages, k = pending
-        self._watch.waiting = (time.monotonic(), plan, k)
-        for request in plan.receive_requests:
+        self._watch.waiting = (time.monotonic(), k)
+        for self._watch.peer, request in enumerate(plan.receive_requests):  # noqa: B020  # the watchdog reads it
             request.Wait()
         self._watch.waiting = None
         for peer, (buffer, _) in zip(self.peers, plan.receives, strict=True):
@@ -224,7 +224,8 @@ class Watchdog(threading.Thread):
     def __init__(self, hood: MPINeighborhood, timeout: float):
         super().__init__(daemon=True, name="decentral-watchdog")
         self.hood, self.timeout = hood, timeout
-        self.waiting: tuple[float, Plan, int] | None = None
+        self.waiting: tuple[float, int] | None = None  # since when, in which round
+        self.peer = 0  # index of the neighboring rank whose message is waited for
         self._over = threading.Event()
         if timeout > 0:
             self.start()
@@ -234,21 +235,13 @@ class Watchdog(threading.Thread):
             waiting = self.waiting
             if waiting is None or time.monotonic() - waiting[0] < self.timeout:
                 continue
-            since, plan, k = waiting
-            missing = [
-                peer
-                for peer, request in zip(self.hood.peers, plan.receive_requests, strict=True)
-                if not request.Get_status()
-            ]
-            if self.waiting is not waiting or not missing:
-                continue
-            peer = missing[0]
+            since, k = waiting
+            peer = self.hood.peers[self.peer]
             arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
-            others = f" (and for ranks {', '.join(str(p.rank) for p in missing[1:6])})" if missing[1:] else ""
             abort(
                 f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for rank "
-                f"{peer.rank}{others}: nothing arrived on arc {arcs}. Is that rank alive, and does it run the same "
-                f"rounds? The limit is [transport] timeout = {self.timeout:g} s"
+                f"{peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it run the same rounds? "
+                f"The limit is transport.timeout = {self.timeout:g} s"
             )
 
     def stop(self) -> None:

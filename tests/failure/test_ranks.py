@@ -100,6 +100,10 @@ class Raises(DPSGD):
         if k == 7 and 3 in hood.agents:
             if self.kind == "bug":
                 raise ZeroDivisionError("a mistake in the method")
+            if self.kind == "stuck":
+                import time
+
+                time.sleep(60)
             s.x[:] = float("nan")
         return super().round(s, k, hood, oracle)
 """
@@ -123,6 +127,17 @@ def test_a_rank_that_diverges_alone_is_named() -> None:
     assert len(ours(err)) == 1 and "rank 1: round 7: agent" in ours(err)[0]
     record = json.loads(next(Path("results").glob("*/run.json")).read_text())
     assert record["status"] == "diverged"
+
+
+def test_a_hang_explains_itself() -> None:
+    """A rank that stops answering: its neighbor says who waits for whom, on which arc, in which round; status 1."""
+    Path("raises.py").write_text(RAISES)
+    more = ("--set", "algorithm.name=raises.py:Raises", "--set", "algorithm.kind=stuck", "--set", "transport.timeout=2")
+    begin = time.monotonic()
+    status, _, err = mpirun(3, *RUN, *more)
+    assert status == 1 and time.monotonic() - begin < 30
+    said = [line for line in ours(err) if "has waited" in line]
+    assert said and "in round 7 for rank 1" in said[0] and "→" in said[0], err
 
 
 def test_without_mpi4py() -> None:

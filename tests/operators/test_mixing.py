@@ -210,7 +210,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "unknown rule": ("metropolys", {}, 'unknown mixing matrix "metropolys"; known: best-constant,'),
     "nearest rule": ("metropolys", {}, '(did you mean "metropolis"?). See: decentral list weights'),
     "unknown parameter": ("lazy", {"bas": "given"}, 'it takes base (did you mean "base"?)'),
-    "no parameters": ("metropolis", {"step": 1}, 'parameter "step" of mixing matrix "metropolis"; it takes none'),
+    "no parameters": ("metropolis", {"step": 1}, '"step" of mixing matrix "metropolis"; it takes none'),
     "no matrix": ("given", {}, 'needs its "matrix"'),
     "no file": ("given", {"matrix": "nowhere.npy"}, 'cannot read "nowhere.npy"'),
     "shape": ("given", {"matrix": np.eye(3)}, "has shape (3, 3); ring:4 needs (4, 4)"),
