@@ -32,7 +32,7 @@ enum { LANES = 32, TILE = 1024, WIDEST = 17 };
 static const uint32_t no_words[LANES];
 static const float SMALLEST_SCALE = 0x1p-110f, LARGEST_SCALE = 0x1p126f;
 
-/* --- Philox4x32-10: 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------------- */
+/* --- Philox4x32-10: up to 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------- */
 
 typedef struct {
     uint32_t id, round, tag;
@@ -46,8 +46,8 @@ static void philox_key(Philox *p, uint64_t seed, uint64_t round, uint64_t tag) {
         for (int i = 0; i < 8; i++) p->k0[r][i] = k0, p->k1[r][i] = k1;
 }
 
-static void philox_plain(const Philox *p, uint32_t index, uint32_t out[4][LANES]) {
-    for (int l = 0; l < LANES; l++) {
+static void philox_plain(const Philox *p, uint32_t index, int lanes, uint32_t out[4][LANES]) {
+    for (int l = 0; l < lanes; l++) {
         uint32_t a = index + (uint32_t)l, b = p->id, c = p->round, d = p->tag;
         for (int r = 0; r < 10; r++) {
             uint64_t x = (uint64_t)a * 0xD2511F53u, y = (uint64_t)c * 0xCD9E8D57u;
@@ -67,9 +67,9 @@ AVX2 INLINE void low_words(uint32_t *out, __m256i x, __m256i y) { /* the low wor
 }
 
 /* What GCC does not find by itself: the multiplier reads the low word of a 64-bit lane and ignores the rest. */
-AVX2 static void philox_avx2(const Philox *p, uint32_t index, uint32_t out[4][LANES]) {
+AVX2 static void philox_avx2(const Philox *p, uint32_t index, int lanes, uint32_t out[4][LANES]) {
     const __m256i m0 = _mm256_set1_epi64x(0xD2511F53u), m1 = _mm256_set1_epi64x(0xCD9E8D57u);
-    for (int l = 0; l < LANES; l += 8) {
+    for (int l = 0; l < lanes; l += 8) {
         __m256i a0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)index + l), _mm256_set_epi64x(3, 2, 1, 0));
         __m256i a1 = _mm256_add_epi64(a0, _mm256_set1_epi64x(4));
         __m256i b0 = _mm256_set1_epi64x(p->id), c0 = _mm256_set1_epi64x(p->round), d0 = _mm256_set1_epi64x(p->tag);
@@ -90,16 +90,17 @@ AVX2 static void philox_avx2(const Philox *p, uint32_t index, uint32_t out[4][LA
 }
 #endif
 
-static void (*philox)(const Philox *, uint32_t, uint32_t[4][LANES]) = philox_plain;
+static void (*philox)(const Philox *, uint32_t, int, uint32_t[4][LANES]) = philox_plain;
 
 static void fill_words(Philox *p, uint32_t id, uint32_t *out, int64_t count) {
     uint32_t w[4][LANES], line[4 * LANES];
     p->id = id;
     for (int64_t e = 0; e < count; e += 4 * LANES) {
-        philox(p, (uint32_t)(e / 4), w);
-        for (int l = 0; l < LANES; l++)
+        const int size = count - e < 4 * LANES ? (int)(count - e) : 4 * LANES, lanes = (size + 3) / 4;
+        philox(p, (uint32_t)(e / 4), lanes, w);
+        for (int l = 0; l < lanes; l++)
             for (int j = 0; j < 4; j++) line[4 * l + j] = w[j][l];
-        memcpy(out + e, line, sizeof(uint32_t) * (size_t)(count - e < 4 * LANES ? count - e : 4 * LANES));
+        memcpy(out + e, line, sizeof(uint32_t) * (size_t)size);
     }
 }
 
@@ -109,7 +110,7 @@ CLONES static void fill_halves(Philox *p, uint32_t id, uint16_t *out, int64_t co
     p->id = id;
     for (int64_t e = 0; e < count; e += 8 * LANES) {
         uint16_t *to = count - e < 8 * LANES ? group : out + e;
-        philox(p, (uint32_t)(e / 8), w);
+        philox(p, (uint32_t)(e / 8), LANES, w);
         for (int j = 0; j < 4; j++) {
             for (int l = 0; l < LANES; l++) to[64 * j + l] = (uint16_t)w[j][l];
             for (int l = 0; l < LANES; l++) to[64 * j + 32 + l] = (uint16_t)(w[j][l] >> 16);
@@ -646,7 +647,7 @@ CLONES static int NAME(encode)(const REAL *v, uint8_t *out, const Grid *g, const
                 inv = s > 0 ? half / (REAL)s : 0;
                 scales += 4, next += g->block;
             }
-            if (g->dithered && r % 8 == 0) philox(p, (uint32_t)(e / 8), random);
+            if (g->dithered && r % 8 == 0) philox(p, (uint32_t)(e / 8), n < LANES ? (int)n : LANES, random);
             const uint32_t *words = g->dithered ? random[r % 8 / 2] : no_words;
             const int odd = r % 2 * 16, count = n - r * LANES < LANES ? (int)(n - r * LANES) : LANES;
             if (count < LANES) {

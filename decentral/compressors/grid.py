@@ -137,7 +137,7 @@ def pack_tiles(codes: Array, width: int) -> Array:
     full = codes.shape[1] // TILE
     tiles = codes[:, : full * TILE].reshape(-1, LANES, LANES)
     words = np.zeros((len(tiles), width, LANES), np.uint32)
-    for row in range(LANES):
+    for row in range(LANES if full else 0):
         word, shift = divmod(row * width, 32)
         words[:, word] |= tiles[:, row] << np.uint32(shift)
         if shift + width > 32:
@@ -153,7 +153,7 @@ def unpack_tiles(packed: Array, d: int, width: int) -> Array:
     words = np.ascontiguousarray(packed[:, :cut]).view("<u4").reshape(-1, width, LANES)
     tiles = np.empty((len(words), LANES, LANES), np.int64)
     mask = np.uint32((1 << width) - 1)
-    for row in range(LANES):
+    for row in range(LANES if full else 0):
         word, shift = divmod(row * width, 32)
         low = words[:, word] >> np.uint32(shift)
         if shift + width > 32:
