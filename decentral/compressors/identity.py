@@ -24,7 +24,9 @@ class Identity(Compressor):
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))
-        v = np.require(np.ascontiguousarray(payload).view(dtype), requirements="A")
+        v = np.ascontiguousarray(payload).view(dtype)
+        if not v.flags.aligned:
+            v = v.copy()
         if not all_finite(v):
             raise damaged("NaN or infinite entries")
         return v
