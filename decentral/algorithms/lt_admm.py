@@ -61,7 +61,7 @@ def tune(method: Any, facts: Facts, c: float) -> dict[str, Any]:
 
 
 def check_c(method: Any, facts: Facts) -> list[str]:
-    """Refuse c = τβρl_u/2 at or above 4/3, where the edge iteration itself is unstable; warn from 1 on."""
+    """Warn of c = τβρl_u/2 at or above 4/3, where the edge iteration itself is unstable, and from 1 on."""
     c = method.local_steps * method.dual_step * method.penalty * facts.l_u / 2
     if c >= 4 / 3:
         return [f"{method.label}: local_steps·dual_step·penalty·l_u/2 = {c:.3g} is at least 4/3: unstable, expect divergence"]

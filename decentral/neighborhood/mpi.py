@@ -154,7 +154,7 @@ class MPINeighborhood(Neighborhood):
     def _finish(self, pending: Any) -> list[Array]:
         plan, messages, k = pending
         self._watch.waiting = (time.monotonic(), k)
-        for self._watch.peer, request in enumerate(plan.receive_requests):  # noqa: B020  # the watchdog reads it
+        for self._watch.peer, request in enumerate(plan.receive_requests):  # the watchdog reads it
             request.Wait()
         self._watch.waiting = None
         for peer, (buffer, _) in zip(self.peers, plan.receives, strict=True):
