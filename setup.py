@@ -35,8 +35,8 @@ setup(
     entry_points={"console_scripts": ["decentral = decentral.cli:main"]},
     ext_modules=[
         Extension(
-            "decentral._kernels",
-            ["decentral/_kernels.c"],
+            "decentral.kernels._dense",
+            ["decentral/kernels/dense.c"],
             extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno"],
             optional=True,  # without a compiler the NumPy code of the same functions runs
         )

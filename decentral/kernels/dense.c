@@ -197,7 +197,7 @@ INLINE int scale_above(double m, float *scale) {
 #define BITS int32_t
 #define FLOOR floorf
 #define SUFFIX f32
-#include "_kernels.c"
+#include "dense.c"
 #undef REAL
 #undef BITS
 #undef FLOOR
@@ -206,7 +206,7 @@ INLINE int scale_above(double m, float *scale) {
 #define BITS int64_t
 #define FLOOR floor
 #define SUFFIX f64
-#include "_kernels.c"
+#include "dense.c"
 #undef REAL
 #undef BITS
 #undef FLOOR
@@ -550,12 +550,12 @@ static PyMethodDef methods[] = {METHOD(words),
                                 {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {.m_base = PyModuleDef_HEAD_INIT,
-                                    .m_name = "decentral._kernels",
+                                    .m_name = "decentral.kernels._dense",
                                     .m_doc = "Inner loops in C; NumPy twins stand where they are called.",
                                     .m_size = -1,
                                     .m_methods = methods};
 
-PyMODINIT_FUNC PyInit__kernels(void) {
+PyMODINIT_FUNC PyInit__dense(void) {
 #ifdef HAVE_AVX2
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2")) philox = philox_avx2;
