@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["decentral", "decentral.*", "topologies", "topologies.*"]),
-    package_data={"decentral": ["py.typed", "report/*.html", "references.bib"], "topologies": ["files/*"]},
+    package_data={"decentral": ["py.typed", "report/*.html", "references.bib", "kernels/*.h"], "topologies": ["files/*"]},
     install_requires=["numpy>=1.26", "networkx>=3.2", "scipy>=1.11", "msgspec>=0.19", "rich>=13", "threadpoolctl>=3", "tomli-w>=1"],
     extras_require={
         "mpi": MPI,
@@ -35,11 +35,13 @@ setup(
     entry_points={"console_scripts": ["decentral = decentral.cli:main"]},
     ext_modules=[
         Extension(
-            "decentral.kernels._dense",
-            ["decentral/kernels/dense.c"],
+            f"decentral.kernels._{name}",
+            [f"decentral/kernels/{name}.c"],
+            depends=["decentral/kernels/buffers.h"],
             extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno"],
             optional=True,  # without a compiler the NumPy code of the same functions runs
         )
+        for name in ("dense", "sparse", "wire")
     ],
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

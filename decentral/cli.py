@@ -33,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DecentralError as error:
         if _rank() == 0:  # what all ranks see, one says
             print(f"decentral: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(1)  # the launcher ends all ranks when one of them ends like this
         return 2
     except KeyboardInterrupt:
         return 130
@@ -94,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", nargs="+")
     report.add_argument("--out", type=Path, help="folder to write to")
     report.add_argument("--to", metavar="METRIC=LEVEL")
+    report.add_argument(
+        "--format", action="append", metavar="FORMAT", help="png (the default), pdf or svg; repeat it, or give a,b,c"
+    )
     for made in (compare, report):
         made.add_argument("--t-g", type=float, help="modelled time of a component gradient")
         made.add_argument("--t-c", type=float, help="modelled time of an exchange of one vector")
@@ -186,7 +191,9 @@ def header(record: dict[str, Any]) -> list[str]:
     graph, data, problem = record["graph"], record["data"], record["problem"]
     samples = [a["samples"] for a in data["agents"]]
     each = f"{min(samples)}" if min(samples) == max(samples) else f"{min(samples)} to {max(samples)}"
-    where = f"{record['ranks']} MPI ranks, {record['mpi_library']}" if record["executor"] == "mpi" else "in one process"
+    where = "in one process"
+    if record["executor"] == "mpi":
+        where = f"{record['ranks']} MPI ranks, {record['mpi_library']}; {record['transport']}"
     return [
         f"problem   {problem['description']}; d = {problem['d']}, L = {problem['L']:.3g}, mu = {problem['mu']:.3g}",
         f"data      {data['name']}, {data['rows']} rows, split {data['split']}, {each} per agent",
@@ -222,7 +229,7 @@ def _tell(outcome: Any, chosen: Experiment) -> None:
     if outcome.why:
         print(f"          {outcome.why}", file=sys.stderr, flush=True)
     row = outcome.row
-    if row:
+    if row and row["round"] == outcome.rounds:  # a stopped run may be between two records
         metrics = ", ".join(f"{m} {row[m]:.3e}" for m in chosen.metrics if m in row)
         arcs = 2 * outcome.record["graph"]["edges"]
         per_arc = f"{row['wire_bytes'] / arcs:,.0f} bytes per arc, " if arcs else ""
@@ -283,9 +290,9 @@ def _names(what: str) -> list[tuple[str, str]]:
 
             return [(name, _method_line(algorithms.load(name))) for name in algorithms.NAMES]
         case "compressors":
-            from decentral.compressors import COMPRESSORS
+            from decentral.compressors import COMPRESSORS, Auto
 
-            return [(name, first_line(kind)) for name, kind in COMPRESSORS.items()]
+            return [(name, first_line(kind)) for name, kind in (COMPRESSORS | {Auto.name: Auto}).items()]
         case "estimators":
             from decentral.estimators import ESTIMATORS
 
@@ -376,7 +383,8 @@ def _report(options: argparse.Namespace) -> int:
     from decentral import report
 
     to = report.parse_target(options.to) if options.to else None
-    print(report.report(report.read_runs(*options.folders), options.out, options.t_g, options.t_c, to))
+    formats = [name.strip() for given in options.format or ["png"] for name in given.split(",")]
+    print(report.report(report.read_runs(*options.folders), options.out, options.t_g, options.t_c, to, formats))
     return 0
 
 

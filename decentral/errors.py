@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -48,6 +47,8 @@ class NonFiniteError(DivergedError):
 
 def nearest(asked: str, known: Iterable[str]) -> str:
     """`` (did you mean "x"?)`` for the known name closest to the one asked, or the empty string."""
+    import difflib
+
     found = difflib.get_close_matches(asked, list(known), n=1, cutoff=0.5)
     return f' (did you mean "{found[0]}"?)' if found else ""
 

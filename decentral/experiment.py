@@ -70,10 +70,11 @@ class RecordTable:
 
 @dataclass(frozen=True)
 class TransportTable:
-    """[transport]: which rank owns which agents, and seconds without an arrival after which a run ends (0: never)."""
+    """[transport]: which rank owns which agents; seconds without an arrival after which a run ends (0: never); MPI's calls."""
 
     placement: str | list[int] = "block"
     timeout: float = 60.0
+    calls: Literal["auto", "collective", "pairs"] = "auto"
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,7 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
         raise ConfigError(f"target = {top['target']!r}: give a table, e.g. target = {{ grad_norm_sq = 1e-10 }}")
     built = {key: construct(kind, values, key) for key, (kind, values) in sections.items()}
     _check_problem(which)
-    data = top.get("data", {})
+    data = top.setdefault("data", {})
     if which != "quadratic":
         data.setdefault("name", "synthetic")
     elif data:

@@ -31,6 +31,11 @@ class Message:
         return int(self.payload.shape[1])
 
     @property
+    def form(self) -> tuple[Any, ...]:
+        """What makes the bytes of one message be laid out as those of another; valid while its compressor lives."""
+        return self.kind, id(self.compressor), self.d, self.dtype
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all rows."""
         return int(self.payload.nbytes)
@@ -45,3 +50,14 @@ class Message:
         if self._decoded is None:
             self._decoded = self.compressor.decode(self.payload, self.d, self.dtype)
         return self._decoded
+
+    def advance(self, u: Array, step: float = 1.0) -> Array:
+        """Error feedback: returns û = u + q, with q what `decode` gives, and moves the reference u ← u + step q in place.
+
+        u : (rows, d);  with step = 1 the result is u itself
+        """
+        return self.compressor.advance(self.payload, u, step)
+
+    def received(self, payload: Array) -> Message:
+        """The message that came back: the rows of others, in the same form."""
+        return Message(self.kind, payload, self.compressor, self.d, self.dtype, self.round)

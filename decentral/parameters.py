@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from typing import Any, TypeVar
+import tomllib
+from contextlib import suppress
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from decentral.errors import ConfigError, unknown
+from decentral.errors import ConfigError, nearest, unknown
 
 T = TypeVar("T")
 
@@ -26,16 +30,58 @@ def construct(kind: type[T], values: dict[str, Any], where: str) -> T:
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(sentence(error, where)) from None
+        raise ConfigError(_sentence(error, kind, values, where)) from None
 
 
-def sentence(error: Exception, where: str = "") -> str:
-    """A validation error in words: which key of which table, what was expected."""
-    text = str(error)
-    match = re.match(r"(.*?)(?: - at `\$\.?(.*)`)?$", text, re.DOTALL)
-    message, path = (match.group(1), match.group(2) or "") if match else (text, "")
-    missing = re.match(r"Object missing required field `(.*)`", message)
-    full = ".".join(p for p in (where, path) if p)
-    if missing:
-        return f"[{full}] needs {missing.group(1)}" if full else f"the configuration needs {missing.group(1)}"
-    return f"{full}: {message[0].lower()}{message[1:]}" if full else message
+def _sentence(error: Exception, kind: type[Any], values: dict[str, Any], where: str) -> str:
+    """msgspec's error in words: which key of which table, what was given, what is allowed, the nearest guess."""
+    if missing := re.match(r"Object missing required field `(\w+)`", str(error)):
+        return f"{f'[{where}]' if where else 'the configuration'} needs {missing[1]}"
+    place = re.search(r"at `\$\.(\w+)", str(error))
+    if place is None:  # none is known
+        return f"{where}: {error}"
+    key, given, hint = place[1], values[place[1]], get_type_hints(kind)[place[1]]
+    if isinstance(given, dict) and get_origin(hint) is dict:  # the entry of a table, and not all of it
+        hint = get_args(hint)[1]
+        inner = next(name for name, value in given.items() if not _fits(value, hint))
+        key, given = f"{key}.{inner}", given[inner]
+    text = json.dumps(given, ensure_ascii=False, default=str)
+    shown = text if len(text) <= 60 else f"{text[:57]}..."
+    return f"{where}{'.' if where else ''}{key} = {shown}: give {_words(hint)}{_guess(given, hint)}"
+
+
+def _words(hint: Any) -> str:
+    """What a type allows: `a number or "auto"`."""
+    arguments = get_args(hint)
+    match get_origin(hint) or hint:
+        case origin if origin in (Union, UnionType):
+            return " or ".join(_words(option) for option in arguments if option is not NoneType)
+        case origin if origin is Literal:
+            return ("one of " if len(arguments) > 1 else "") + ", ".join(json.dumps(option) for option in arguments)
+        case origin if origin is list:
+            return "a list" + "".join(f" of {_words(entry).removeprefix('a ')}s" for entry in arguments)
+        case origin if origin is dict or dataclasses.is_dataclass(origin):
+            return "a table"
+    return {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}.get(hint, str(hint))
+
+
+def _guess(given: Any, hint: Any) -> str:
+    """What a text of the wrong kind may have meant: a word that is allowed, or a number or truth value that was quoted."""
+    if not isinstance(given, str):
+        return ""
+    words = [word for option in (hint, *get_args(hint)) if get_origin(option) is Literal for word in get_args(option)]
+    with suppress(tomllib.TOMLDecodeError):
+        bare = given.strip().lower()
+        if _fits(tomllib.loads(f"value = {bare}")["value"], hint):
+            return f" (did you mean {bare}?)"
+    return nearest(given, words)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    import msgspec
+
+    try:
+        msgspec.convert(value, hint)
+    except msgspec.ValidationError:
+        return False
+    return True

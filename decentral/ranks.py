@@ -55,17 +55,19 @@ class Ranks:
                 content = make()
             except DecentralError as error:
                 content = {"error": [type(error).__name__, str(error)]}
-        arrays = {k: v for k, v in content.items() if isinstance(v, np.ndarray)}
-        text = json.dumps({k: v for k, v in content.items() if k not in arrays})
+        arrays = [k for k, v in content.items() if isinstance(v, np.ndarray)]
+        plain = {k: v for k, v in content.items() if k not in arrays}
         file = io.BytesIO()
-        np.savez(file, **arrays, _json=np.array(text))  # type: ignore[arg-type]
+        for array in (np.array(json.dumps([arrays, plain])), *(content[k] for k in arrays)):
+            np.save(file, array)
         size = np.array([file.getbuffer().nbytes])
         self.comm.Bcast(size, root=0)
         data = np.frombuffer(file.getvalue(), np.uint8).copy() if self.rank == 0 else np.empty(int(size[0]), np.uint8)
         self.comm.Bcast(data, root=0)
         if self.rank:
-            with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as got:
-                content = {k: got[k] for k in got.files if k != "_json"} | json.loads(str(got["_json"]))
+            file = io.BytesIO(data.tobytes())
+            arrays, content = json.loads(str(np.load(file)))
+            content |= {k: np.load(file) for k in arrays}
         if "error" in content:
             raise _error(*content["error"])
         return content
@@ -97,8 +99,9 @@ class Ranks:
             return InProcess(graph, weights, experiment.seed, experiment.dtype)
         from decentral.neighborhood.mpi import MPINeighborhood
 
-        timeout = experiment.transport.timeout
-        hood = MPINeighborhood(graph, weights, placement, self.comm, experiment.seed, experiment.dtype, timeout)
+        table = experiment.transport
+        how = (experiment.seed, experiment.dtype, table.timeout, table.calls)
+        hood = MPINeighborhood(graph, weights, placement, self.comm, *how)
         hood.agree(f"{experiment.digest} {version()}")
         return hood
 

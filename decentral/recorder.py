@@ -32,7 +32,7 @@ class Checkpoint:
 
     kinds : name of a state array -> "agents", "known", "arcs" or "samples";  arrays : its global rows
     evaluations (N,) component gradients so far;  sizes (N,) samples of each agent
-    parameters : the algorithm's numbers, those of "auto" included
+    parameters : the algorithm's numbers, those of "auto" included;  saturated : entries of messages that were clipped
     """
 
     round: int
@@ -45,6 +45,7 @@ class Checkpoint:
     arrays: dict[str, Array] = field(default_factory=dict)
     evaluations: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     sizes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    saturated: int = 0
 
     def save(self, path: Path) -> None:
         facts = {k: getattr(self, k) for k in FACTS}
@@ -66,7 +67,7 @@ class Checkpoint:
             raise ConfigError(f"the checkpoint {path} cannot be read ({error}): run again with --force") from None
 
 
-FACTS = ("round", "seconds", "wire_bytes", "ideal_bits", "transport_bytes", "parameters", "kinds")
+FACTS = ("round", "seconds", "wire_bytes", "ideal_bits", "transport_bytes", "saturated", "parameters", "kinds")
 
 
 def checkpoint_path(folder: Path) -> Path:

@@ -20,11 +20,14 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from decentral import compressors
+from decentral.allocation import keep_freed_memory
 from decentral.assembly import Data, build_graph, build_mixing, describe, random_quadratic
 from decentral.errors import ConfigError, DecentralError, DivergedError
 from decentral.estimators import Oracle
@@ -127,6 +130,7 @@ def run(
     """
     ranks = ranks or Ranks.start()
     failed: str | None = None
+    keep_freed_memory()
     with single_threaded(), Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         job = Job(experiment, ranks, interrupts, watch or Silent())
         try:
@@ -169,12 +173,12 @@ class Job:
         graph = Graph(plan["agents"], plan["tail"], plan["head"], plan["name"])
         weights = MixingMatrix(graph, plan["weights"], plan["mixing"])
         placement = place(graph.n_agents, ranks.size, e.transport.placement, e.seed)
-        data = self.prepare(graph, weights, placement)
+        checkpoint = ranks.together(lambda: Checkpoint.load(checkpoint_path(e.folder))) if plan["resume"] else None
+        data = self.prepare(graph, weights, placement, checkpoint)
         f_star = self._f_star()
         facts = ranks.share(lambda: {"record": self._record(graph, weights, placement, data, f_star)})
         record = facts["record"]
         hosts = ranks.hosts()
-        checkpoint = ranks.together(lambda: Checkpoint.load(checkpoint_path(e.folder))) if plan["resume"] else None
         if ranks.rank == 0:
             record["hosts"] = hosts
         ranks.share(lambda: self._open(record, checkpoint))
@@ -188,13 +192,17 @@ class Job:
         self.hood.close()
         return outcome
 
-    def prepare(self, graph: Graph, weights: MixingMatrix, placement: Array) -> Data | None:
+    def prepare(
+        self, graph: Graph, weights: MixingMatrix, placement: Array, checkpoint: Checkpoint | None = None
+    ) -> Data | None:
         """Neighborhood, problem, tuned algorithm and oracle of this rank; returns the data set. COLLECTIVE."""
         e, ranks = self.experiment, self.ranks
         self.hood = ranks.neighborhood(graph, weights, placement, e)
+        if self.hood.trouble:
+            self.watch.say(f"warning: {self.hood.trouble}")
         data = self._data(graph.n_agents)
         self.problem = ranks.together(lambda: self._problem(data))
-        self._tune(graph, weights)
+        self._tune(graph, weights, checkpoint)
         self.oracle = ranks.together(lambda: Oracle(self.problem, self.estimator, self.hood.agents, e.seed))
         return data
 
@@ -247,37 +255,69 @@ class Job:
         assert data is not None
         return data.problem(e, self.hood.agents)
 
-    def _tune(self, graph: Graph, weights: MixingMatrix) -> None:
-        """The algorithm with numbers in the place of "auto", chosen on rank 0."""
+    def _tune(self, graph: Graph, weights: MixingMatrix, checkpoint: Checkpoint | None) -> None:
+        """The algorithm with numbers in the place of "auto", chosen on rank 0, or as the checkpoint has them."""
         from decentral.algorithms.facts import Facts
+        from decentral.compressors.auto import Auto
 
         e, hood = self.experiment, self.hood
-        algorithm, estimator = e.method()
+        self.algorithm, self.estimator = e.method()
         smooth, convex, single = self.problem.constants()
         high = hood.max(np.array([smooth.max(), -convex.min(), single.max()], np.float64))
         samples = hood.sum(np.array([float(self.problem.sizes.sum())]))
         self.L, self.mu = float(high[0]), float(-high[1])
 
-        def tune() -> dict[str, Any]:
+        def facts_of() -> dict[str, Any]:
             l_l, l_u = graph.laplacian_extremes
-            facts = Facts(
-                L=self.L, mu=self.mu, L_max=float(high[2]), d=self.problem.d, samples=float(samples[0]) / graph.n_agents,
-                agents=graph.n_agents, edges=graph.n_arcs // 2, degree_max=int(graph.degree.max()), l_l=l_l, l_u=l_u,
-                lambda_2=weights.lambda_2, lambda_min=weights.lambda_min, estimator=estimator.name,
-                batch=int(getattr(estimator, "batch", 1)),
-            )  # fmt: skip
-            tuned = algorithm.tuned(facts)
-            chosen = {f.name: getattr(tuned, f.name) for f in dataclasses.fields(tuned) if f.init}
-            plain = {k: v for k, v in chosen.items() if isinstance(v, int | float | str | bool) or v is None}
+            return {
+                "L": self.L, "mu": self.mu, "L_max": float(high[2]), "d": self.problem.d,
+                "samples": float(samples[0]) / graph.n_agents, "agents": graph.n_agents, "edges": graph.n_arcs // 2,
+                "degree_max": int(graph.degree.max()), "l_l": l_l, "l_u": l_u, "lambda_2": weights.lambda_2,
+                "lambda_min": weights.lambda_min, "estimator": self.estimator.name,
+                "batch": int(getattr(self.estimator, "batch", 1)),
+            }  # fmt: skip
+
+        facts = Facts(**self.ranks.share(facts_of))
+        chosen = checkpoint.parameters.get("compressor") if checkpoint else None
+        if chosen is None and isinstance(getattr(self.algorithm, "compressor", None), Auto):
+            chosen = self._choose(facts, graph, weights)
+        if chosen is not None:
+            self.algorithm = dataclasses.replace(self.algorithm, compressor=compressors.build(chosen))
+
+        def tune() -> dict[str, Any]:
+            tuned = self.algorithm.tuned(facts)
+            fields = {f.name: getattr(tuned, f.name) for f in dataclasses.fields(tuned) if f.init}
+            plain = {k: v for k, v in fields.items() if isinstance(v, int | float | str | bool) or v is None}
             return {"parameters": plain, "warnings": list(tuned.check(facts))}
 
         found = self.ranks.share(tune)
         self.parameters, self.warnings = found["parameters"], found["warnings"]
-        self.algorithm = dataclasses.replace(algorithm, **self.parameters)
-        self.estimator = estimator
+        if checkpoint:
+            self.parameters |= {k: v for k, v in checkpoint.parameters.items() if k != "compressor"}
+        self.algorithm = dataclasses.replace(self.algorithm, **self.parameters)
+        if chosen is not None:
+            self.parameters["compressor"] = chosen
         if self.ranks.rank == 0:
             for warning in self.warnings:
                 self.watch.say(f"warning: {warning}")
+
+    def _choose(self, facts: Any, graph: Graph, weights: MixingMatrix) -> dict[str, Any]:
+        """The table of the compressor that "auto" stands for, by measurement. COLLECTIVE."""
+        from decentral.compressors import auto
+
+        method, hood, d = self.algorithm, self.hood, self.problem.d
+        oracle = Oracle(self.problem, self.estimator, hood.agents, self.experiment.seed)
+        found: list[auto.Prediction] = []
+        for table in method.compressor.candidates():
+            candidate = dataclasses.replace(method, compressor=compressors.build(table))
+            rounds = self.ranks.share(partial(_rounds, candidate, facts, graph, weights))["rounds"]
+            seconds = auto.seconds_of(candidate.tuned(facts), hood, oracle, d, method.compressor)
+            found.append(auto.Prediction(table, seconds, rounds))
+        best = self.ranks.share(lambda: auto.choose(found).table)
+        if self.ranks.rank == 0:
+            for prediction in found:
+                self.watch.say(f"compressor auto: {prediction}" + (" <- chosen" if prediction.table == best else ""))
+        return best
 
     def _f_star(self) -> float | None:
         if "gap" not in self.experiment.metrics or not self.problem.convex:
@@ -304,7 +344,7 @@ class Job:
             "versions": {"decentral": version(), "python": platform.python_version(), "numpy": np.__version__},
             "kernels": kernels_in_words(),
             "executor": "mpi" if self.ranks.comm else "in-process", "ranks": self.ranks.size,
-            "mpi_library": self.ranks.library(), "hosts": [],
+            "mpi_library": self.ranks.library(), "transport": self.hood.transport, "hosts": [],
             "placement": [np.flatnonzero(placement == r).tolist() for r in range(self.ranks.size)],
             "device": "cpu", "git": commit(), "start": now(), "end": None, "seconds": 0.0,
             "command": " ".join(sys.argv), "graph": graph.facts(weights),
@@ -324,7 +364,7 @@ class Job:
             },
             "exact": floor is None, "floor_reason": floor, "cite": bibtex(k for k in keys if k in known),
             "notes": list(data.dataset.notes) if data else [], "target": e.target or None, "rounds": e.rounds,
-            "transport_bytes": 0, "warnings": self.warnings,
+            "transport_bytes": 0, "saturated": 0, "warnings": self.warnings,
         }  # fmt: skip
 
     def _open(self, record: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -337,8 +377,6 @@ class Job:
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         """The state at round 0, or at the checkpoint."""
         hood = self.hood
-        if checkpoint is not None:
-            self.algorithm = dataclasses.replace(self.algorithm, **checkpoint.parameters)
         x0 = np.zeros((hood.n, self.problem.d), self.experiment.dtype)
         self.state = self.algorithm.init(x0, hood, self.oracle)
         if checkpoint is None:
@@ -350,6 +388,7 @@ class Job:
         first = hood.rank == 0  # the totals so far are carried on by one rank
         hood.wire_bytes = checkpoint.wire_bytes if first else 0
         hood.ideal_bits = checkpoint.ideal_bits if first else 0.0
+        hood.saturated = checkpoint.saturated if first else 0
         self.rebuilt_bytes = (checkpoint.transport_bytes if first else 0) - hood.transport_bytes()
 
     def checkpoint(self) -> None:
@@ -366,12 +405,13 @@ class Job:
         sizes = hood.collect("agents", np.asarray(self.problem.sizes, np.int64))
         if self.recorder and evaluations is not None and sizes is not None:
             facts = (self.k, self.seconds, int(totals[0]), float(totals[1]), int(totals[2]))
-            self.recorder.checkpoint(Checkpoint(*facts, self.parameters, kinds, arrays, evaluations, sizes))
+            self.recorder.checkpoint(Checkpoint(*facts, self.parameters, kinds, arrays, evaluations, sizes, int(totals[3])))
 
     def _totals(self) -> Array:
-        """(3,) wire bytes, ideal bits and bytes between processes, of all ranks. COLLECTIVE."""
+        """(4,) wire bytes, ideal bits, bytes between processes and clipped entries, of all ranks. COLLECTIVE."""
         hood = self.hood
-        return hood.sum(np.array([hood.wire_bytes, hood.ideal_bits, hood.transport_bytes() + self.rebuilt_bytes], np.float64))
+        moved = hood.transport_bytes() + self.rebuilt_bytes
+        return hood.sum(np.array([hood.wire_bytes, hood.ideal_bits, moved, hood.saturated], np.float64))
 
     # --- the loop ---
 
@@ -451,9 +491,12 @@ class Job:
             arcs = self.hood.graph.n_arcs
             if self.k and arcs:
                 cost = {**cost, "bytes_per_arc_per_round": float(totals[0]) / arcs / self.k}
+            clipped = _clipped(int(totals[3]))
+            for sentence in clipped:
+                self.watch.say(f"warning: {sentence}")
             self.recorder.finish(
                 status, why, x, rounds_run=rounds, seconds=self.last.get("seconds", self.seconds), cost=cost,
-                transport_bytes=int(totals[2]),
+                transport_bytes=int(totals[2]), saturated=int(totals[3]), warnings=self.warnings + clipped,
             )  # fmt: skip
         return Outcome(self.experiment.folder, status, why, rounds, self.last, x, record, signal=number)
 
@@ -465,6 +508,22 @@ class Job:
             self.recorder.close()
         _note(self.experiment.folder, status, why)
         raise error
+
+
+def _clipped(entries: int) -> list[str]:
+    """The sentence for a run whose quantizer clipped entries."""
+    if not entries:
+        return []
+    return [
+        f"{entries} entries of messages were beyond the range of the quantizer and were clipped: if the error stopped "
+        "shrinking, the scale decays too fast; give a scale_decay nearer to 1, a larger scale, or more bits"
+    ]
+
+
+def _rounds(method: Any, facts: Any, graph: Graph, weights: MixingMatrix) -> dict[str, Any]:
+    from decentral.compressors.auto import rounds_of
+
+    return {"rounds": rounds_of(method, facts, graph, weights)}
 
 
 def restore(state: Any, checkpoint: Checkpoint, hood: Neighborhood) -> None:

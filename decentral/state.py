@@ -18,6 +18,8 @@ from typing import Annotated, Any, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from decentral import kernels
+
 Array = NDArray[Any]
 Agents = Annotated[Array, "agents"]
 Known = Annotated[Array, "known"]
@@ -42,6 +44,28 @@ def _kind(hint: Any) -> str:
             if isinstance(mark, str):
                 return mark
     raise TypeError(f"a state field must be Agents, Known, Arcs or Samples, not {hint}")
+
+
+def blend(
+    a: float, y: Array, b: float, w: Array, c: float = 0.0, x: Array | None = None, at: Array | None = None, *, out: Array | None = None
+) -> Array:
+    """(a y + b w) + c x[at], row by row and in one pass: each product and sum is rounded once, with or without a kernel.
+
+    y, w : (rows, d);  x : (rows, d), or (any, d) with the row numbers `at` (rows,)
+    out : (rows, d) for the result, which may be y or w, or x where there is no `at`; a new array where it is not given
+    """
+    if kernels.c is not None:
+        out = np.empty_like(y) if out is None else out
+        kernels.c.blend(a, y, b, w, c, x, at, out)
+        return out
+    result = a * y
+    result += b * w
+    if x is not None:
+        result += c * (x if at is None else x[at])
+    if out is None:
+        return result
+    out[...] = result
+    return out
 
 
 def nbytes(state: Any) -> int:

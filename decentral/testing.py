@@ -82,7 +82,7 @@ class Block(Neighborhood):
             for own, arcs, payloads in posts:
                 whole[own if agents else arcs] = payloads[index]
             wanted = self.known if agents else self.graph.reverse[self.arcs]
-            received.append(message.compressor.decode(whole[wanted], message.d, message.dtype))
+            received.append(whole[wanted])
         return received
 
     def sum(self, values: Array) -> Array:

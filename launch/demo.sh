@@ -10,16 +10,20 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh
 PATH=$(cd "${DECENTRAL_VENV:-.venv}/bin" && pwd):$PATH
-python -m decentral data fetch a9a || true # once, before eight ranks ask; without a network the run falls back, and says so
 
 ranks=8
 out=results/demo
+data=()
+python -m decentral data fetch a9a || { # once, before eight ranks ask
+  echo "demo: without a9a, this is breast-cancer, which comes with scikit-learn"
+  data=(data.name=breast-cancer) out=results/demo-breast-cancer
+}
 folders=()
 again=("$@")
 run() { # a name, then what differs from the file
   local name=$1 sets=(--set "name=$1" --set "out=$out") folder
   shift
-  for override in "$@"; do sets+=(--set "$override"); done
+  for override in "$@" "${data[@]}"; do sets+=(--set "$override"); done
   echo
   echo "\$ launch/mpirun.sh -n $ranks python -m decentral run launch/demo/ring-a9a.toml $(printf '%q ' "${sets[@]}")"
   bash launch/mpirun.sh -n $ranks python -m decentral run launch/demo/ring-a9a.toml "${sets[@]}" "${again[@]}"

@@ -24,8 +24,8 @@ if [[ $version == *"Open MPI"* ]]; then
     flags+=(--oversubscribe --bind-to none)
     # Shared memory, and no time spent on looking for networks.
     [[ $version == *"Open MPI) 5."* ]] && export OMPI_MCA_pml=ob1 OMPI_MCA_btl=self,sm
-    # A waiting rank gives its core to a working one.
-    [[ $ranks -gt $cores ]] && export OMPI_MCA_mpi_yield_when_idle=1
+    # A waiting rank gives its core to a working one, or to whatever else runs on this machine.
+    [[ $ranks -ge $cores ]] && export OMPI_MCA_mpi_yield_when_idle=1
   fi
 fi
 [[ -n ${DRY_RUN:-} ]] && { echo mpirun "${flags[@]}" "$@"; exit 0; }

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import numpy as np
+
 from decentral.compressors import Identity
 from decentral.errors import ConfigError
 from decentral.neighborhood import Neighborhood
@@ -73,6 +75,18 @@ def check_local_steps(method: Any) -> None:
         raise ConfigError(f"algorithm.local_steps = {method.local_steps}: give a whole number, 1 or more")
 
 
+def check_scale(method: Any) -> None:
+    """Raise ConfigError unless scale is positive and scale_decay between 0 and 1."""
+    check_positive(method, "scale")
+    if not 0 < method.scale_decay < 1:
+        raise ConfigError(f"algorithm.scale_decay = {method.scale_decay}: give a number between 0 and 1")
+
+
+def scale_at(method: Any, k: int, dtype: Any) -> float:
+    """s₀ wᵏ, the scale of absolute quantizers in round k; it stays a normal number, so that no quotient is NaN."""
+    return max(float(method.scale * method.scale_decay**k), float(np.finfo(dtype).tiny))
+
+
 def contraction(compressor: Codec, d: int) -> float:
     """δ of a compressor; for an unbiased one 1 − ω where ω < 1, else that of its contracted form, 1/(1 + ω)."""
     delta, omega = compressor.delta(d), compressor.omega(d)
@@ -86,6 +100,8 @@ def contraction(compressor: Codec, d: int) -> float:
 def warn_unbiased(method: Any, d: int) -> list[str]:
     """The sentence for a method whose theory asks for an unbiased compressor and was given another."""
     c = method.compressor
+    if not c.relative:
+        return warn_absolute(method)
     if c.omega(d) is None:
         return [f"{method.label} is proved for unbiased compressors; {c.name} is biased: it may stall or diverge"]
     return []
@@ -94,6 +110,8 @@ def warn_unbiased(method: Any, d: int) -> list[str]:
 def warn_contractive(method: Any, d: int) -> list[str]:
     """The sentence for a method that wants ‖C(v) − v‖ < ‖v‖ and was given a compressor with ω ≥ 1."""
     c = method.compressor
+    if not c.relative:
+        return warn_absolute(method)
     omega, delta = c.omega(d), c.delta(d)
     if delta is None and (omega is None or omega >= 1):
         what = f"omega = {omega:.3g} >= 1" if omega is not None else "no contraction constant"
@@ -102,3 +120,25 @@ def warn_contractive(method: Any, d: int) -> list[str]:
             "and its reference may diverge: use its contracted form or more bits"
         ]
     return []
+
+
+def warn_absolute(method: Any) -> list[str]:
+    """The sentence for a method that does not scale its messages and was given an absolute quantizer."""
+    c = method.compressor
+    if c.relative:
+        return []
+    return [
+        f"{method.label} does not scale its messages: the error of {c.name} stays that of its step, however small they "
+        "get, and the method stops there: use quantize, or dyna-cold or dpdc3"
+    ]
+
+
+def warn_relative(method: Any, d: int) -> list[str]:
+    """The sentence for a method that scales its messages for an absolute quantizer and was given another compressor."""
+    c = method.compressor
+    if not c.relative or c.omega(d) == 0:
+        return []
+    return [
+        f"{method.label} scales its messages for an absolute quantizer; the scales of {c.name} follow its messages, so "
+        "that scale and scale_decay change nothing: use absolute"
+    ]

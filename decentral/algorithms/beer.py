@@ -74,10 +74,7 @@ class BEER:
         s.v -= self.mixing_step * hood.disagreement(s.G)
         s.v += g - s.g
         s.g = g
-        qh, qg = hood.exchange(
-            hood.to_neighbors(self.compressor, s.x - hood.own(s.h), k),
-            hood.to_neighbors(self.compressor, s.v - hood.own(s.G), k, stream=1),
-        )
-        s.h += qh  # (1)
-        s.G += qg  # (2)
+        qh = hood.to_neighbors(self.compressor, s.x, k, minus=s.h)
+        qg = hood.to_neighbors(self.compressor, s.v, k, stream=1, minus=s.G)
+        hood.exchange(qh, qg, onto=(s.h, s.G))  # (1), (2)
         return s

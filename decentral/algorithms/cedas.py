@@ -78,9 +78,8 @@ class CEDAS:
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
         y = s.x - self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k) - s.dual
-        q = hood.exchange(hood.to_neighbors(self.compressor, y - hood.own(s.h), k))  # (1)
-        yh = s.h + q
-        s.h += self.reference_step * q  # (2)
+        q = hood.to_neighbors(self.compressor, y, k, minus=s.h)  # (1)
+        yh = hood.exchange(q, onto=s.h, step=self.reference_step)  # (2)
         t = self.mixing_step / 2 * hood.disagreement(yh)
         s.dual += t
         s.x = np.subtract(y, t, out=s.x)  # (3)

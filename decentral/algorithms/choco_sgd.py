@@ -68,7 +68,7 @@ class ChocoSGD:
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
         s.x -= self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k)  # (1)
-        q = hood.exchange(hood.to_neighbors(self.compressor, s.x - hood.own(s.xh), k))  # (2)
-        s.xh += q  # (3)
-        s.x -= self.mixing_step * hood.disagreement(s.xh)  # (4)
+        q = hood.to_neighbors(self.compressor, s.x, k, minus=s.xh)  # (2)
+        xh = hood.exchange(q, onto=s.xh)  # (3)
+        s.x -= self.mixing_step * hood.disagreement(xh)  # (4)
         return s

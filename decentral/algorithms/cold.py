@@ -5,14 +5,15 @@
     t = (γ/2) Σ_j w_ij (ŷ_i − ŷ_j) ;  d_i ← d_i + t ;  x_i ← y − t                        (3)
 
 Dyna-COLD replaces C(v) by s_k Q(v/s_k), s_k = s₀ ω₀ᵏ, with an absolute quantizer Q and ω₀ just above the linear rate.
+Where s_k shrinks faster than the innovation, Q clips and the method stalls; a run counts the clipped entries and says so.
 
 Symbols    x (n, d) iterate;  dual (n, d) d_i, Σ_i d_i = 0;  yh (n + g, d) estimates ŷ, own and neighbors'
 Parameters step_size > 0: η.  mixing_step in (0, 1]: γ.  compressor: C, contractive (unbiased with ω > 1 diverges).
-           Dyna-COLD: scale s₀ > 0, scale_decay ω₀ in (0, 1).
+           Dyna-COLD: scale s₀ > 0, scale_decay ω₀ in (0, 1); the fewer levels Q has, the smaller γ must be.
 Per round  one gradient, one compressed vector to all neighbors.
 Converges  linearly to the optimum with full or variance-reduced gradients.
 Reduces    CEDAS with constant step and α = 1, bitwise;  identity, γ = 1: NIDS (tests/reductions).
-Differs    reconstructed from the abstract and the reductions; difference form.
+Differs    reconstructed from the abstract and the reductions; difference form; s_k stays a normal number.
 
 References
     Zhang, You, Xie. Innovation compression for communication-efficient distributed optimization with linear convergence.
@@ -26,9 +27,21 @@ from typing import ClassVar
 
 import numpy as np
 
-from decentral.algorithms.base import AUTO, PLAIN, Codec, Number, auto, check_positive, contraction, warn_contractive
+from decentral.algorithms.base import (
+    AUTO,
+    PLAIN,
+    Codec,
+    Number,
+    auto,
+    check_positive,
+    check_scale,
+    contraction,
+    scale_at,
+    warn_contractive,
+    warn_relative,
+)
 from decentral.algorithms.facts import Facts
-from decentral.errors import ConfigError
+from decentral.compressors import Absolute
 from decentral.estimators import Memory, Oracle
 from decentral.neighborhood import Neighborhood
 from decentral.state import Agents, Known
@@ -64,19 +77,17 @@ class COLD:
     def check(self, facts: Facts) -> list[str]:
         return warn_contractive(self, facts.d)
 
-    def scale_of(self, k: int) -> float:
-        """What the innovation is divided by before C, and multiplied by after."""
-        return 1.0
+    def track(self, yh: Known, y: Agents, k: int, hood: Neighborhood) -> None:
+        """Send the innovations and bring the estimates yh up to date, in place."""
+        hood.exchange(hood.to_neighbors(self.compressor, y, k, minus=yh), onto=yh)  # (1), (2)
 
     def init(self, x: Agents, hood: Neighborhood, oracle: Oracle) -> State:
         return State(x, np.zeros_like(x), hood.zeros_known(x), oracle.init(x))
 
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
-        scale = self.scale_of(k)
         oracle.begin(s.memory, s.x, k)
         y = s.x - self.step_size * oracle(s.memory, s.x, k) - s.dual
-        q = hood.exchange(hood.to_neighbors(self.compressor, (y - hood.own(s.yh)) / scale, k))  # (1)
-        s.yh += scale * q  # (2)
+        self.track(s.yh, y, k, hood)
         t = self.mixing_step / 2 * hood.disagreement(s.yh)
         s.dual += t
         s.x = np.subtract(y, t, out=s.x)  # (3)
@@ -92,16 +103,19 @@ class DynaCOLD(COLD):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "scale")
-        if not 0 < self.scale_decay < 1:
-            raise ConfigError(f"algorithm.scale_decay = {self.scale_decay}: give a number between 0 and 1")
+        check_scale(self)
 
     def tuned(self, facts: Facts) -> DynaCOLD:
         mixing = min(1.0, 1.8 / facts.beta_w)
+        if isinstance(self.compressor, Absolute):
+            # an error of half a step comes back, times γ β_w, into the next innovation, whose grid has shrunk by ω₀
+            room = 2 * self.compressor.reach / self.compressor.step * self.scale_decay - 1
+            mixing = min(mixing, max(0.01, room / 2) / facts.beta_w)
         return replace(self, step_size=auto(self.step_size, facts.step), mixing_step=auto(self.mixing_step, mixing))
 
     def check(self, facts: Facts) -> list[str]:
-        return []
+        return warn_relative(self, facts.d)
 
-    def scale_of(self, k: int) -> float:
-        return self.scale * self.scale_decay**k
+    def track(self, yh: Known, y: Agents, k: int, hood: Neighborhood) -> None:
+        scale = scale_at(self, k, y.dtype)
+        yh += scale * hood.exchange(hood.to_neighbors(self.compressor, (y - hood.own(yh)) / scale, k))

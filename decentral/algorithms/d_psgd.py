@@ -63,10 +63,10 @@ class DPSGD:
 
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
-        g = oracle(s.memory, s.x, k)
+        g = self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k)
         x = hood.exchange(hood.to_neighbors(PLAIN, s.x, k))
         s.x -= hood.disagreement(x)
-        s.x -= self.step_size / (1 + self.decay * k) * g
+        s.x -= g
         return s
 
 

@@ -94,9 +94,8 @@ class LEAD:
         oracle.begin(s.memory, s.x, k)
         s.x -= eta * oracle(s.memory, s.x, k)
         y = s.x - eta * s.dual  # (1)
-        q = hood.exchange(hood.to_neighbors(self.compressor, y - hood.own(s.h), k))  # (2)
-        yh = s.h + q
-        s.h += self.reference_step * q  # (3)
+        q = hood.to_neighbors(self.compressor, y, k, minus=s.h)  # (2)
+        yh = hood.exchange(q, onto=s.h, step=self.reference_step)  # (3)
         s.dual += self.mixing_step / (2 * eta) * hood.disagreement(yh)  # (4)
         s.x -= eta * s.dual  # (5)
         return s

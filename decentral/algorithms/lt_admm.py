@@ -28,7 +28,7 @@ from decentral.algorithms.facts import Facts
 from decentral.errors import ConfigError
 from decentral.estimators import Memory, Oracle
 from decentral.neighborhood import Neighborhood
-from decentral.state import Agents, Arcs
+from decentral.state import Agents, Arcs, blend
 
 
 @dataclass
@@ -43,9 +43,7 @@ def local_training(method: Any, s: Any, c: Agents, k: int, oracle: Oracle) -> No
     oracle.begin(s.memory, s.x, k)
     for t in range(method.local_steps):
         g = oracle(s.memory, s.x, k, t)
-        g *= method.step_size
-        g += c
-        s.x -= g
+        blend(-method.step_size, g, -1.0, c, 1.0, s.x, out=s.x)  # φ − (γ g + c), in one pass
 
 
 def tune(method: Any, facts: Facts, c: float) -> dict[str, Any]:
@@ -102,7 +100,6 @@ class LTADMM:
         rho, alpha = self.penalty, self.relaxation
         c = self.dual_step * (rho * hood.degree * s.x - hood.total(s.z))  # (1)
         local_training(self, s, c, k, oracle)  # (2), (3)
-        m = hood.exchange(hood.along_arcs(PLAIN, s.z - 2 * rho * hood.spread(s.x), k))  # (4)
-        s.z *= 1 - alpha
-        s.z -= alpha * m  # (5)
+        m = hood.exchange(hood.along_arcs(PLAIN, s.z, k, minus=2 * rho * hood.spread(s.x)))  # (4)
+        blend(1 - alpha, s.z, -alpha, m, out=s.z)  # (5)
         return s

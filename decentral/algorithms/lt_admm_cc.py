@@ -43,7 +43,7 @@ from decentral.algorithms.lt_admm import check_c, local_training, tune
 from decentral.errors import ConfigError
 from decentral.estimators import Memory, Oracle
 from decentral.neighborhood import Neighborhood
-from decentral.state import Agents, Arcs, Known
+from decentral.state import Agents, Arcs, Known, blend
 
 
 @dataclass
@@ -128,46 +128,32 @@ class LTADMMCC:
         return s
 
     def _abc(self, s: State, k: int, hood: Neighborhood) -> None:
-        C, eta, rho = self.compressor, self.reference_step, self.penalty
+        C, eta, rho, alpha = self.compressor, self.reference_step, self.penalty, self.relaxation
         assert s.u is not None and s.s is not None and s.r is not None
-        own_z = hood.along_arcs(C, s.z - s.s, k)
-        qx, qz = hood.exchange(hood.to_neighbors(C, s.x - hood.own(s.u), k), own_z)  # (3)
-        xh = s.u + qx
-        s.u += eta * qx
-        zh_in = s.r + qz  # ẑ_ji (4)
-        s.r += eta * qz
+        qz = hood.along_arcs(C, s.z, k, minus=s.s)
+        qx = hood.to_neighbors(C, s.x, k, minus=s.u)  # (3)
+        zh = qz.advance(s.s, eta)  # ẑ_ij
+        xh, zh_in = hood.exchange(qx, qz, onto=(s.u, s.r), step=eta)  # x̂, ẑ_ji (4), (5)
         if self.form == "C":
-            alpha = self.relaxation
-            s.s += eta * own_z.decode()
-            s.z *= 1 - alpha
-            s.z -= alpha * zh_in
-            s.z += 2 * alpha * rho * hood.heads(xh)
-            return
-        q = own_z.decode()
-        np.add(s.s, q, out=s.z)  # ẑ_ij (4)
-        s.s += eta * q  # (5)
-        s.z -= zh_in
-        s.z *= 0.5
-        s.z += rho * hood.heads(xh)  # (6)
+            hood.blend(1 - alpha, s.z, -alpha, zh_in, 2 * alpha * rho, xh, out=s.z)
+        else:
+            hood.blend(0.5, zh, -0.5, zh_in, rho, xh, out=s.z)  # (6)
         if s.xh is not None:
             s.xh = hood.own(xh).copy()
 
     def _d(self, s: State, k: int, hood: Neighborhood) -> None:
         alpha, eta = self.relaxation, self.reference_step
         assert s.s is not None and s.r is not None
-        message = hood.along_arcs(self.compressor, s.z - 2 * self.penalty * hood.spread(s.x) - s.s, k)
-        q = hood.exchange(message)
-        s.z *= 1 - alpha
-        s.z -= alpha * (s.r + q)
-        s.s += eta * message.decode()
-        s.r += eta * q
+        message = hood.along_arcs(self.compressor, s.z - 2 * self.penalty * hood.spread(s.x), k, minus=s.s)
+        message.advance(s.s, eta)
+        m_in = hood.exchange(message, onto=s.r, step=eta)
+        blend(1 - alpha, s.z, -alpha, m_in, out=s.z)
 
     def _e(self, s: State, k: int, hood: Neighborhood) -> None:
         alpha, rho = self.relaxation, self.penalty
         assert s.u is not None and s.r is not None
-        q = hood.exchange(hood.to_neighbors(self.compressor, s.x - hood.own(s.u), k))
-        xh = s.u + q
-        s.u += self.reference_step * q
+        message = hood.to_neighbors(self.compressor, s.x, k, minus=s.u)
+        xh = hood.exchange(message, onto=s.u, step=self.reference_step)
         z_ij, z_ji = s.z, s.r
-        s.z = (1 - alpha) * z_ij - alpha * z_ji + 2 * alpha * rho * hood.heads(xh)
-        s.r = (1 - alpha) * z_ji - alpha * z_ij + 2 * alpha * rho * hood.spread(hood.own(xh))
+        s.z = hood.blend(1 - alpha, z_ij, -alpha, z_ji, 2 * alpha * rho, xh, out=np.empty_like(z_ij))
+        s.r = blend(1 - alpha, z_ji, -alpha, z_ij, 2 * alpha * rho, hood.own(xh), hood.tail, out=z_ji)

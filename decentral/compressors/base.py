@@ -25,6 +25,8 @@ class Compressor(Protocol):
     """
 
     name: ClassVar[str]
+    relative: ClassVar[bool] = True
+    """False where the error does not shrink with v: then C(0) = 0 and C(c v) = c C(v) do not hold; see `absolute`."""
 
     def encode(self, v: Array, key: Key) -> Array:
         """Rows (rows, d) to payload (rows, nbytes) uint8; a new array.
@@ -36,6 +38,20 @@ class Compressor(Protocol):
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         """Rows (rows, d) from payload alone. Raises TransportError for bytes that no encoder makes."""
         ...
+
+    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
+        """Payload of x − u, rows (rows, d); see `encode`. This text is the definition, a kernel may stand for it."""
+        return self.encode(x - u, key)
+
+    def advance(self, payload: Array, u: Array, step: float) -> Array:
+        """Error feedback with q = decode(payload): returns û = u + q and moves u ← u + step q, in place, rows (rows, d).
+
+        With step = 1 both are the same numbers and the result is u itself. This text is the definition, as above.
+        """
+        q = self.decode(payload, u.shape[1], u.dtype)
+        estimate = u if step == 1 else u + q
+        u += q if step == 1 else step * q
+        return estimate
 
     def nbytes(self, d: int, dtype: Any) -> int:
         """Bytes of a row on the wire."""
@@ -52,6 +68,10 @@ class Compressor(Protocol):
     def delta(self, d: int) -> float | None:
         """Contraction δ of a row of d entries; None where none is known for every v."""
         ...
+
+    def saturated(self, v: Array) -> int:
+        """Entries of v (rows, d) beyond the range of the compressor, which it clips; none where scales follow v."""
+        return 0
 
     @property
     def unbiased(self) -> bool:

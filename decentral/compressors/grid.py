@@ -78,15 +78,18 @@ class Grid:
         tiles, rest = divmod(self.d, TILE)
         return 4 * self.scales + tiles * stream_bytes(TILE, self.width) + stream_bytes(rest, self.width)
 
-    def encode(self, v: Array, key: Key) -> Array:
-        """Rows (rows, d) to payload (rows, nbytes)."""
+    def encode(self, v: Array, key: Key, minus: Array | None = None) -> Array:
+        """Rows v (rows, d), or v − minus, to payload (rows, nbytes)."""
         payload = np.empty((len(v), self.nbytes), np.uint8)
         if kernels.c is not None:
             grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
-            bad = kernels.c.quantize_encode(*key.constants, key.ids, np.ascontiguousarray(v), payload, *grid)
+            minus = None if minus is None else np.ascontiguousarray(minus)
+            bad = kernels.c.quantize_encode(*key.constants, key.ids, np.ascontiguousarray(v), minus, payload, *grid)
             if bad is not None:
                 raise NonFiniteError(bad)
             return payload
+        if minus is not None:
+            v = v - minus
         half = v.dtype.type(self.top / 2)
         s = scales_above(self._magnitudes(v))
         inv = np.divide(half, s, out=np.zeros_like(s, dtype=v.dtype), where=s > 0, dtype=v.dtype)
@@ -112,6 +115,17 @@ class Grid:
         step = read_scales(payload, self.scales).astype(dtype) / half * real(gain)
         codes = np.minimum(unpack_tiles(payload[:, 4 * self.scales :], self.d, self.width), self.top)
         return (codes.astype(dtype) - half) * self._per_entry(step)
+
+    def advance(self, payload: Array, u: Array, step: float, gain: float = 1.0) -> Array | None:
+        """`Compressor.advance` in one pass over u; None, and nothing done, where no kernel serves these rows."""
+        if kernels.c is None or not u.flags.c_contiguous:
+            return None
+        expect(payload, self.nbytes)
+        estimate = None if step == 1 else np.empty_like(u)
+        grid = (self.top, self.width, self.block, gain, step)
+        if not kernels.c.quantize_advance(np.ascontiguousarray(payload), u, estimate, *grid):
+            raise damaged("a scale is out of range")
+        return u if estimate is None else estimate
 
     def _magnitudes(self, v: Array) -> Array:
         """(rows, scales) float64: largest magnitude or 2-norm of every block."""

@@ -41,7 +41,14 @@ class QSGD(Compressor):
         return self.grid(v.shape[1]).encode(v, key)
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
-        return self.grid(d).decode(payload, dtype, 1 / (1 + self._variance(d)) if self.contracted else 1.0)
+        return self.grid(d).decode(payload, dtype, self._gain(d))
+
+    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
+        return self.grid(x.shape[1]).encode(x, key, minus=u)
+
+    def advance(self, payload: Array, u: Array, step: float) -> Array:
+        fused = self.grid(u.shape[1]).advance(payload, u, step, self._gain(u.shape[1]))
+        return super().advance(payload, u, step) if fused is None else fused
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return self.grid(d).nbytes
@@ -49,6 +56,9 @@ class QSGD(Compressor):
     def ideal_bits(self, d: int, dtype: Any) -> float:
         """32 a scale, and a sign and a level an entry."""
         return 32 * self.grid(d).scales + d * (1 + self.levels.bit_length())
+
+    def _gain(self, d: int) -> float:
+        return 1 / (1 + self._variance(d)) if self.contracted else 1.0
 
     def _variance(self, d: int) -> float:
         return variance(2 * self.levels, min(d, block_of(self.block, d)))

@@ -54,6 +54,13 @@ class Quantize(Compressor):
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         return self.grid(d).decode(payload, dtype)
 
+    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
+        return self.grid(x.shape[1]).encode(x, key, minus=u)
+
+    def advance(self, payload: Array, u: Array, step: float) -> Array:
+        fused = self.grid(u.shape[1]).advance(payload, u, step)
+        return super().advance(payload, u, step) if fused is None else fused
+
     def nbytes(self, d: int, dtype: Any) -> int:
         return self.grid(d).nbytes
 

@@ -11,15 +11,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from decentral.compressors.base import (
-    Compressor,
-    expect,
-    read_scales,
-    refuse_non_finite,
-    scales_above,
-    stream_bytes,
-    tree_sum,
-)
+from decentral import kernels
+from decentral.compressors.base import Compressor, damaged, expect, read_scales, scales_above, stream_bytes, tree_sum
+from decentral.errors import NonFiniteError
 from decentral.random import Key
 from decentral.state import Array
 
@@ -27,17 +21,39 @@ from decentral.state import Array
 class Sign(Compressor):
     """scale(v) · sign(v)."""
 
+    mean: ClassVar[bool]
+    """Is the scale the mean magnitude, or half the largest?"""
+
     def magnitudes(self, v: Array) -> Array:
         """(rows,) float64 scales."""
         raise NotImplementedError
 
     def encode(self, v: Array, key: Key) -> Array:
-        refuse_non_finite(v)
+        return self._encode(v, None)
+
+    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
+        return self._encode(x, u)
+
+    def _encode(self, v: Array, minus: Array | None) -> Array:
+        """Payload of v, or of v − minus."""
+        if kernels.sparse is not None:
+            payload = np.empty((len(v), self.nbytes(v.shape[1], v.dtype)), np.uint8)
+            u = None if minus is None else np.ascontiguousarray(minus)
+            if (bad := kernels.sparse.sign_encode(np.ascontiguousarray(v), u, payload, self.mean)) is not None:
+                raise NonFiniteError(bad)
+            return payload
+        if minus is not None:
+            v = v - minus
         scales = scales_above(self.magnitudes(v))[:, None].astype("<f4").view(np.uint8)
         return np.concatenate((scales, np.packbits(v >= 0, axis=1, bitorder="little")), axis=1)
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))
+        if kernels.sparse is not None:
+            out = np.empty((len(payload), d), dtype)
+            if not kernels.sparse.sign_decode(np.ascontiguousarray(payload), out):
+                raise damaged("a scale is out of range")
+            return out
         scales = read_scales(payload, 1).astype(dtype)
         positive = np.unpackbits(payload[:, 4:], axis=1, count=d, bitorder="little")
         return np.where(positive, scales, -scales)
@@ -65,6 +81,7 @@ class NormSign(Sign):
     """
 
     name: ClassVar[str] = "norm-sign"
+    mean: ClassVar[bool] = False
 
     def magnitudes(self, v: Array) -> Array:
         return np.abs(v).max(axis=1) / np.float64(2)
@@ -78,9 +95,11 @@ class ScaledSign(Sign):
     """
 
     name: ClassVar[str] = "scaled-sign"
+    mean: ClassVar[bool] = True
 
     def magnitudes(self, v: Array) -> Array:
-        return tree_sum(np.abs(v)) / v.shape[1]
+        with np.errstate(over="ignore"):
+            return tree_sum(np.abs(v)) / v.shape[1]
 
     def delta(self, d: int) -> float:
         return 1 / d

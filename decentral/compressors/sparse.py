@@ -1,7 +1,7 @@
 """Some entries of a row and their places: rand-k, top-k, and top-k whose survivors are quantized.
 
-Values travel in the type of the state. Places are bit streams of ceil(log2 d) bits each, in increasing order. Rand-k
-sends four bytes from which the receiver draws the places again, except where the places themselves are not more.
+Values travel in the type of the state, places in increasing order and coded as `places` says. Rand-k sends four bytes from
+which the receiver draws the places again, except where the places themselves are not more.
 """
 
 from __future__ import annotations
@@ -11,24 +11,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from decentral.compressors.base import (
-    Compressor,
-    all_finite,
-    bits_for,
-    damaged,
-    expect,
-    pack,
-    refuse_non_finite,
-    stream_bytes,
-    unpack,
-)
+from decentral import kernels
+from decentral.compressors.base import Compressor, all_finite, bits_for, damaged, expect, refuse_non_finite
+from decentral.compressors.places import Places, places_of
 from decentral.compressors.quantize import Quantize
-from decentral.errors import ConfigError
+from decentral.errors import ConfigError, NonFiniteError
 from decentral.random import Key, Purpose, sample_batches
 from decentral.state import Array
 
 TICKET = 4
 """Bytes that stand for the places of rand-k."""
+DENSE = 256
+"""Up to so many entries a place, places are sorted by marking them among all d."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +53,39 @@ class Sparse(Compressor):
             raise ConfigError(f"compressor.k = {self.k} of messages with {d} entries: give at most {d}, or use fraction")
         return self.k
 
-    def _place_bytes(self, d: int) -> int:
-        return stream_bytes(self.kept(d), bits_for(d))
+    def places(self, d: int) -> Places:
+        """The code of the places in a row of d."""
+        return places_of(d, self.kept(d))
 
-    def _read_places(self, stream: Array, d: int) -> Array:
-        places = unpack(stream, self.kept(d), bits_for(d))
-        if (places >= d).any() or (np.diff(places, axis=1) <= 0).any():
-            raise damaged("places beyond the row or out of order")
-        return places
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        return scatter(*self._read(payload, d, dtype), np.empty((len(payload), d), dtype))
+
+    def advance(self, payload: Array, u: Array, step: float) -> Array:
+        """`Compressor.advance` at the places alone; elsewhere q is zero."""
+        if not u.flags.c_contiguous:
+            return super().advance(payload, u, step)
+        places, q = self._read(payload, u.shape[1], u.dtype)
+        estimate = u if step == 1 else scatter(places, q, u.copy(), 1.0)
+        scatter(places, q, u, step)
+        return estimate
+
+    def _read(self, payload: Array, d: int, dtype: Any) -> tuple[Array, Array]:
+        """Places (rows, k) in increasing order, and values (rows, k)."""
+        raise NotImplementedError
 
     def _place_bits(self, d: int) -> float:
         return self.kept(d) * bits_for(d)
 
 
-def fill(places: Array, values: Array, d: int) -> Array:
-    """(rows, d): values (rows, k) at places (rows, k), zeros elsewhere."""
-    out = np.zeros((len(values), d), values.dtype)
+def scatter(places: Array, values: Array, out: Array, step: float | None = None) -> Array:
+    """out (rows, d) = values (rows, k) at places (rows, k), zeros elsewhere; with a step, out += step values at the places."""
+    if kernels.sparse is not None:
+        kernels.sparse.scatter(places, values, out, step)
+        return out
+    if step is not None:
+        values = np.take_along_axis(out, places, axis=1) + step * values
+    else:
+        out[...] = 0
     np.put_along_axis(out, places, values, axis=1)
     return out
 
@@ -112,7 +123,7 @@ class RandK(Sparse):
         d = v.shape[1]
         ticket = key.words(1)
         places = self._draw(ticket, d)
-        head = ticket.astype("<u4").view(np.uint8) if self._keyed(d) else pack(places, bits_for(d))
+        head = ticket.astype("<u4").view(np.uint8) if self._keyed(d) else self.places(d).pack(places)
         values = np.take_along_axis(v, places, axis=1)
         if not self.contracted:
             with np.errstate(over="ignore"):
@@ -120,23 +131,27 @@ class RandK(Sparse):
             refuse_non_finite(values)
         return np.concatenate((head, as_bytes(values)), axis=1)
 
-    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+    def _read(self, payload: Array, d: int, dtype: Any) -> tuple[Array, Array]:
         expect(payload, self.nbytes(d, dtype))
         cut = self._head_bytes(d)
         head = np.ascontiguousarray(payload[:, :cut])
-        places = self._draw(head.view("<u4"), d) if self._keyed(d) else self._read_places(head, d)
-        return fill(places, as_values(payload[:, cut:], dtype), d)
+        places = self._draw(head.view("<u4"), d) if self._keyed(d) else self.places(d).unpack(head)
+        return places, as_values(payload[:, cut:], dtype)
 
     def _draw(self, ticket: Array, d: int) -> Array:
         """(rows, k) places in increasing order, a function of the ticket (rows, 1) uint32."""
         key = Key(0, Purpose.AGENT_MESSAGE, 0, ticket[:, 0].astype(np.int64))
-        return np.sort(sample_batches(key, np.full(len(ticket), d, np.int64), self.kept(d)), axis=1)
+        places = sample_batches(key, np.full(len(ticket), d, np.int64), self.kept(d))
+        if kernels.sparse is None or d > DENSE * places.shape[1]:
+            return np.sort(places, axis=1)
+        kernels.sparse.sort_places(places, d)
+        return places
 
     def _keyed(self, d: int) -> bool:
-        return self._place_bytes(d) > TICKET
+        return self.places(d).nbytes > TICKET
 
     def _head_bytes(self, d: int) -> int:
-        return min(TICKET, self._place_bytes(d))
+        return min(TICKET, self.places(d).nbytes)
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return self._head_bytes(d) + self.kept(d) * np.dtype(dtype).itemsize
@@ -166,8 +181,49 @@ def largest(v: Array, k: int) -> Array:
     return np.nonzero(keep)[1].reshape(len(v), k)
 
 
+def write_largest(v: Array, minus: Array | None, places: Places, payload: Array, values: Array | None = None) -> None:
+    """Into payload (rows, bytes): its rows end with the places of the k largest magnitudes of v, or v − minus (rows, d).
+
+    Their values go to `values` (rows, k), or where it is None before the places.
+    Raises NonFiniteError with the rows that hold NaN or infinity.
+    """
+    start = payload.shape[1] - places.nbytes
+    if places.compiled:
+        u = None if minus is None else np.ascontiguousarray(minus)
+        bad = kernels.sparse.top_k(np.ascontiguousarray(v), u, payload, start, places.k, places.low, values)
+        if bad is not None:
+            raise NonFiniteError(bad)
+        return
+    if minus is not None:
+        v = v - minus
+    refuse_non_finite(v)
+    kept = largest(v, places.k)
+    payload[:, start:] = places.pack(kept)
+    if values is None:
+        payload[:, :start] = as_bytes(np.take_along_axis(v, kept, axis=1))
+    else:
+        values[...] = np.take_along_axis(v, kept, axis=1)
+
+
+class Largest(Sparse):
+    """The k entries of largest magnitude, ties to the smallest place."""
+
+    def encode(self, v: Array, key: Key) -> Array:
+        return self._encode(v, None, key)
+
+    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
+        return self._encode(x, u, key)
+
+    def _encode(self, v: Array, minus: Array | None, key: Key) -> Array:
+        """Payload of v, or of v − minus."""
+        raise NotImplementedError
+
+    def omega(self, d: int) -> None:
+        return None
+
+
 @dataclass(frozen=True)
-class TopK(Sparse):
+class TopK(Largest):
     """The k entries of largest magnitude, ties to the smallest place: biased, δ = k/d.
 
     A row is k values, then k places.
@@ -175,33 +231,30 @@ class TopK(Sparse):
 
     name: ClassVar[str] = "top-k"
 
-    def encode(self, v: Array, key: Key) -> Array:
-        refuse_non_finite(v)
-        places = largest(v, self.kept(v.shape[1]))
-        values = np.take_along_axis(v, places, axis=1)
-        return np.concatenate((as_bytes(values), pack(places, bits_for(v.shape[1]))), axis=1)
+    def _encode(self, v: Array, minus: Array | None, key: Key) -> Array:
+        d = v.shape[1]
+        payload = np.empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
+        write_largest(v, minus, self.places(d), payload)
+        return payload
 
-    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+    def _read(self, payload: Array, d: int, dtype: Any) -> tuple[Array, Array]:
         expect(payload, self.nbytes(d, dtype))
         cut = self.kept(d) * np.dtype(dtype).itemsize
-        return fill(self._read_places(payload[:, cut:], d), as_values(payload[:, :cut], dtype), d)
+        return self.places(d).unpack(payload[:, cut:]), as_values(payload[:, :cut], dtype)
 
     def nbytes(self, d: int, dtype: Any) -> int:
-        return self.kept(d) * np.dtype(dtype).itemsize + self._place_bytes(d)
+        return self.kept(d) * np.dtype(dtype).itemsize + self.places(d).nbytes
 
     def ideal_bits(self, d: int, dtype: Any) -> float:
-        """32 a value, and its place."""
+        """32 a value, and ceil(log2 d) its place; what is sent may be less."""
         return 32 * self.kept(d) + self._place_bits(d)
-
-    def omega(self, d: int) -> None:
-        return None
 
     def delta(self, d: int) -> float:
         return self.kept(d) / d
 
 
 @dataclass(frozen=True)
-class TopKQuantize(Sparse):
+class TopKQuantize(Largest):
     """Top-k, then the survivors alone through a quantizer: δ = δ_Q k/d, with δ_Q that of k entries.
 
     quantize : parameters of `Quantize`
@@ -211,26 +264,25 @@ class TopKQuantize(Sparse):
     quantize: Quantize = field(default_factory=Quantize)
     name: ClassVar[str] = "top-k-quantize"
 
-    def encode(self, v: Array, key: Key) -> Array:
-        refuse_non_finite(v)
-        places = largest(v, self.kept(v.shape[1]))
-        values = self.quantize.encode(np.take_along_axis(v, places, axis=1), key)
-        return np.concatenate((values, pack(places, bits_for(v.shape[1]))), axis=1)
+    def _encode(self, v: Array, minus: Array | None, key: Key) -> Array:
+        d = v.shape[1]
+        payload = np.empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
+        values = np.empty((len(v), self.kept(d)), v.dtype)
+        write_largest(v, minus, self.places(d), payload, values)
+        payload[:, : self.quantize.nbytes(self.kept(d), v.dtype)] = self.quantize.encode(values, key)
+        return payload
 
-    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+    def _read(self, payload: Array, d: int, dtype: Any) -> tuple[Array, Array]:
         expect(payload, self.nbytes(d, dtype))
         k = self.kept(d)
         cut = self.quantize.nbytes(k, dtype)
-        return fill(self._read_places(payload[:, cut:], d), self.quantize.decode(payload[:, :cut], k, dtype), d)
+        return self.places(d).unpack(payload[:, cut:]), self.quantize.decode(payload[:, :cut], k, dtype)
 
     def nbytes(self, d: int, dtype: Any) -> int:
-        return self.quantize.nbytes(self.kept(d), dtype) + self._place_bytes(d)
+        return self.quantize.nbytes(self.kept(d), dtype) + self.places(d).nbytes
 
     def ideal_bits(self, d: int, dtype: Any) -> float:
         return self.quantize.ideal_bits(self.kept(d), dtype) + self._place_bits(d)
-
-    def omega(self, d: int) -> None:
-        return None
 
     def delta(self, d: int) -> float | None:
         of_survivors = self.quantize.delta(self.kept(d))

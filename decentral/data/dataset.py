@@ -107,8 +107,12 @@ def prepare(
 
 def _encode(labels: Array, wanted: Sequence[Any] | None) -> tuple[tuple[Any, ...], Array]:
     """Class names and (rows,) int64 classes, -1 for the rows of a class that is not wanted."""
-    found, inverse = np.unique(labels, return_inverse=True)
-    names = found.tolist()
+    order = np.argsort(labels, kind="stable")
+    first = np.ones(len(labels), bool)  # of its class, in this order
+    first[1:] = labels[order[1:]] != labels[order[:-1]]
+    names = labels[order[first]].tolist()
+    inverse = np.empty(len(labels), np.int64)
+    inverse[order] = np.cumsum(first) - 1
     if wanted is not None:
         chosen = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
         for label in chosen:
@@ -118,10 +122,10 @@ def _encode(labels: Array, wanted: Sequence[Any] | None) -> tuple[tuple[Any, ...
             raise DataError(f"data.classes = {chosen}: give at least two different classes")
         place = np.full(len(names), -1)
         place[[names.index(label) for label in chosen]] = np.arange(len(chosen))
-        return tuple(chosen), place[inverse.ravel()]
+        return tuple(chosen), place[inverse]
     if len(names) < 2:
         raise DataError(f"all rows have the label {names[0]}: a classification needs two classes")
-    return tuple(names), inverse.ravel().astype(np.int64)
+    return tuple(names), inverse
 
 
 def _scaled(X: Array, scale: str) -> Array:

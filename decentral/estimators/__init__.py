@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from decentral.errors import ConfigError, unknown
-from decentral.problems.base import Problem, gradient, samples_of, table_rows
+from decentral.problems.base import Problem
 from decentral.random import Key, Purpose, sample_batches
 from decentral.state import Agents, Array, Samples
 
@@ -65,7 +65,7 @@ class Full:
         return 0
 
     def estimate(self, problem: Problem, memory: None, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
-        return gradient(problem, x), problem.sizes
+        return problem.estimate(x), problem.sizes
 
     def cost(self, sizes: float, local_steps: int) -> float:
         """Component gradients a round for an agent of `sizes` samples."""
@@ -89,11 +89,7 @@ class SGD:
         return 0
 
     def estimate(self, problem: Problem, memory: None, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
-        index = sample_batches(key, problem.sizes, self.batch)
-        g = problem.combine(problem.coefficients(x, index), index)
-        g /= self.batch
-        g += problem.regularizer(x)
-        return g, self.batch
+        return problem.estimate(x, sample_batches(key, problem.sizes, self.batch)), self.batch
 
     def cost(self, sizes: float, local_steps: int) -> float:
         return self.batch * local_steps
@@ -131,20 +127,11 @@ class SAGA:
         return problem.sizes
 
     def estimate(self, problem: Problem, memory: Memory, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
-        assert memory.table is not None and memory.mean is not None
         if self.reset and t == 0:
+            assert memory.mean is not None
             return memory.mean + problem.regularizer(x), 0  # x is where the table was filled
         index = sample_batches(key, problem.sizes, self.batch)
-        new = problem.coefficients(x, index)
-        rows = samples_of(problem.ptr, index)
-        change = problem.combine(new - memory.table[rows], index)  # Σ_{h∈B} (∇φ_h(x) − T_h)
-        memory.table[rows] = new
-        g = change / self.batch
-        g += memory.mean
-        g += problem.regularizer(x)
-        change /= problem.sizes[:, None].astype(change.dtype)
-        memory.mean += change
-        return g, self.batch
+        return problem.estimate(x, index, memory.table, memory.mean, renew=True), self.batch
 
     def cost(self, sizes: float, local_steps: int) -> float:
         return sizes + (local_steps - 1) * self.batch if self.reset else local_steps * self.batch
@@ -187,13 +174,8 @@ class SVRG:
         return problem.sizes
 
     def estimate(self, problem: Problem, memory: Memory, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
-        assert memory.table is not None and memory.mean is not None
         index = sample_batches(key, problem.sizes, self.batch)
-        g = problem.combine(problem.coefficients(x, index) - table_rows(memory.table, problem.ptr, index), index)
-        g /= self.batch
-        g += memory.mean
-        g += problem.regularizer(x)
-        return g, self.batch
+        return problem.estimate(x, index, memory.table, memory.mean), self.batch
 
     def cost(self, sizes: float, local_steps: int) -> float:
         return sizes / self.every + local_steps * self.batch

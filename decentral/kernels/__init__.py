@@ -11,13 +11,15 @@ from importlib import import_module
 from typing import Any
 
 c: Any = None
+sparse: Any = None
+wire: Any = None
 why = ""
-"""`c` is the module ``decentral.kernels._dense`` or None; `why` says why it is None."""
+"""The modules ``_dense`` (as `c`), ``_sparse`` and ``_wire`` of this package, or None for each; `why` says why."""
 
 if os.environ.get("DECENTRAL_KERNELS", "c") == "numpy":
     why = "DECENTRAL_KERNELS=numpy"
 else:
     try:
-        c = import_module("decentral.kernels._dense")
+        c, sparse, wire = (import_module(f"decentral.kernels._{name}") for name in ("dense", "sparse", "wire"))
     except ImportError as error:  # no compiler at installation
         why = f"the compiled kernels are not installed ({error})"

@@ -1,6 +1,6 @@
-/* The inner loops of decentral: random words, the quantizer, neighborhood sums, products of linear models.
+/* The inner loops of decentral: random words, the quantizer, neighborhood sums, gradients of linear models.
  *
- * Every function has a NumPy twin that gives the same bits (products of linear models: the same to rounding), so
+ * Every function has a NumPy twin that gives the same bits (gradients of linear models: the same to rounding), so
  * nothing here may contract, reassociate or approximate: compile with -ffp-contract=off and never with -ffast-math.
  * Arguments are contiguous buffers of a checked type and shape; a wrong call raises ValueError. The GIL is released.
  *
@@ -9,28 +9,10 @@
 #ifndef REAL
 
 #pragma GCC optimize("no-trapping-math") /* nobody reads the flags; floor becomes an instruction */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
+#include "buffers.h"
 
-#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "messages are little-endian; NumPy serves this machine"
-#endif
-
-#define INLINE static inline __attribute__((always_inline))
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__GLIBC__) && !defined(DECENTRAL_NO_CLONES)
-#define CLONES __attribute__((target_clones("default", "avx2", "avx512f")))
-#define HAVE_AVX2 1
-#include <immintrin.h>
-#else
-#define CLONES
-#endif
-
-enum { LANES = 32, TILE = 1024, WIDEST = 17 };
+enum { WIDEST = 17, AT_ONCE = 8, NEAR = 24 << 10 }; /* NEAR: bytes of most of a first cache */
 static const uint32_t no_words[LANES];
-static const float SMALLEST_SCALE = 0x1p-110f, LARGEST_SCALE = 0x1p126f;
 
 /* --- Philox4x32-10: up to 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------- */
 
@@ -59,7 +41,6 @@ static void philox_plain(const Philox *p, uint32_t index, int lanes, uint32_t ou
 }
 
 #ifdef HAVE_AVX2
-#define AVX2 __attribute__((target("avx2")))
 
 AVX2 INLINE void low_words(uint32_t *out, __m256i x, __m256i y) { /* the low words of eight 64-bit lanes */
     __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), 0x88);
@@ -145,7 +126,6 @@ typedef struct {
     int top, width, two_norm, dithered;
 } Grid;
 
-INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* A little-endian stream of codes, `width` bits each. */
 INLINE void pack_stream(const uint32_t *codes, int64_t count, int width, uint8_t *out) {
@@ -180,18 +160,22 @@ INLINE void unpack_stream(const uint8_t *in, int64_t count, int width, uint32_t 
     }
 }
 
-/* The smallest float at or above m in {0} or the range of scales; 0 where there is none. */
-INLINE int scale_above(double m, float *scale) {
-    float s = (float)m;
-    if ((double)s < m) s = nextafterf(s, INFINITY);
-    if (s > 0 && s < SMALLEST_SCALE) s = SMALLEST_SCALE;
-    *scale = s;
-    return s <= LARGEST_SCALE; /* false for NaN */
+/* exp(t) to an ulp or two, for t in ±708 and its value there beyond; NaN stays NaN. The Taylor polynomial of degree 13 on
+ * ±(ln 2)/2, in products and sums alone: the same in every lane and on every machine. */
+INLINE double exponential(double t) {
+    t = t > 708 ? 708 : t < -708 ? -708 : t;
+    const double shifted = t * 0x1.71547652b82fep0 + 0x1.8p52, n = shifted - 0x1.8p52; /* n in the low bits of `shifted` */
+    const double r = (t - n * 0x1.62e42feep-1) - n * 0x1.a39ef35793c76p-33;
+    double p = 1. / 6227020800;
+    p = p * r + 1. / 479001600, p = p * r + 1. / 39916800, p = p * r + 1. / 3628800, p = p * r + 1. / 362880;
+    p = p * r + 1. / 40320, p = p * r + 1. / 5040, p = p * r + 1. / 720, p = p * r + 1. / 120;
+    p = p * r + 1. / 24, p = p * r + 1. / 6, p = p * r + 1. / 2, p = p * r + 1, p = p * r + 1;
+    uint64_t bits, shift;
+    memcpy(&bits, &p, 8), memcpy(&shift, &shifted, 8);
+    bits += shift << 52;
+    memcpy(&p, &bits, 8);
+    return p;
 }
-
-#define PASTE2(a, b) a##_##b
-#define PASTE(a, b) PASTE2(a, b)
-#define NAME(x) PASTE(x, SUFFIX)
 
 #define REAL float
 #define BITS int32_t
@@ -213,41 +197,6 @@ INLINE int scale_above(double m, float *scale) {
 #undef SUFFIX
 
 /* --- Python ------------------------------------------------------------------------------------------------------- */
-
-enum { MAX_BUFFERS = 6 };
-
-typedef struct {
-    Py_buffer b[MAX_BUFFERS];
-    int count;
-} Buffers;
-
-static void release(Buffers *all) {
-    while (all->count) PyBuffer_Release(&all->b[--all->count]);
-}
-
-/* The next buffer: contiguous, of one of the type characters in `types` (int64 is q), `ndim` dimensions. */
-static Py_buffer *take(Buffers *all, PyObject *object, const char *types, int ndim, int writable) {
-    Py_buffer *b = &all->b[all->count];
-    if (PyObject_GetBuffer(object, b, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) return NULL;
-    all->count++;
-    char type = b->format && b->format[0] && !b->format[1] ? b->format[0] : 0;
-    if (type == 'l' && sizeof(long) == 8) type = 'q';
-    if (!type || !strchr(types, type) || b->ndim != ndim) {
-        PyErr_Format(PyExc_ValueError, "argument %d: needs %d dimensions of type %s, has %d of type %s", all->count, ndim,
-                     types, b->ndim, b->format ? b->format : "?");
-        return NULL;
-    }
-    return b;
-}
-
-static int require(int truth, const char *what) {
-    if (!truth && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, what);
-    return truth;
-}
-
-static int is_double(const Py_buffer *b) { return b->itemsize == 8; }
-
-static const char *like(const Py_buffer *b) { return is_double(b) ? "d" : "f"; }
 
 /* seed, round, tag, ids: the four arguments that every drawing function begins with. */
 static const int64_t *take_key(Buffers *all, PyObject *const *args, Philox *p, int64_t *rows) {
@@ -276,24 +225,6 @@ static int rising(const Py_buffer *ptr, int64_t n, int64_t end) {
     return 1;
 }
 
-#define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs)
-#define BEGIN(expected)                                                       \
-    Buffers all = {.count = 0};                                               \
-    PyObject *result = NULL;                                                  \
-    if (nargs != (expected)) {                                                \
-        PyErr_SetString(PyExc_TypeError, "wrong number of arguments");        \
-        return NULL;                                                          \
-    }
-#define NEED(truth, what) \
-    if (!require((truth), (what))) goto end
-#define TAKE(name, index, types, ndim, writable)                        \
-    name = take(&all, args[index], (types), (ndim), (writable));        \
-    if (!name) goto end
-#define END          \
-    end:             \
-    release(&all);   \
-    return result
-#define NONE result = Py_NewRef(Py_None)
 #define EACH(b, function, ...)                     \
     Py_BEGIN_ALLOW_THREADS;                        \
     if (is_double(b)) function##_f64(__VA_ARGS__); \
@@ -399,20 +330,25 @@ static int take_grid(Grid *g, PyObject *const *args, int64_t d, int64_t row_byte
     return require(g->row_bytes == row_bytes, "bytes of a row");
 }
 
-FUNCTION(quantize_encode) { /* (seed, round, tag, ids, v, payload, top, width, block, two_norm, dithered): bad rows or None */
-    BEGIN(11);
+/* (seed, round, tag, ids, v, minus or None, payload, top, width, block, two_norm, dithered): bad rows or None */
+FUNCTION(quantize_encode) {
+    BEGIN(12);
     Philox p;
     Grid g;
-    int64_t rows, bad = 0;
-    Py_buffer *v, *payload;
+    int64_t rows;
+    Py_buffer *v, *minus = NULL, *payload;
     const int64_t *ids = take_key(&all, args, &p, &rows);
     if (!ids) goto end;
     TAKE(v, 4, "fd", 2, 0);
-    TAKE(payload, 5, "B", 2, 1);
+    if (args[5] != Py_None) {
+        TAKE(minus, 5, like(v), 2, 0);
+    }
+    TAKE(payload, 6, "B", 2, 1);
     NEED(v->shape[0] == rows && payload->shape[0] == rows, "v, payload and ids differ in rows");
-    NEED(take_grid(&g, args + 6, v->shape[1], payload->shape[1]), "grid");
-    g.two_norm = PyObject_IsTrue(args[9]);
-    g.dithered = PyObject_IsTrue(args[10]);
+    NEED(!minus || (minus->shape[0] == rows && minus->shape[1] == v->shape[1]), "v and minus differ in shape");
+    NEED(take_grid(&g, args + 7, v->shape[1], payload->shape[1]), "grid");
+    g.two_norm = PyObject_IsTrue(args[10]);
+    g.dithered = PyObject_IsTrue(args[11]);
     char *failed = PyMem_Calloc((size_t)rows + 1, 1);
     if (!failed) {
         PyErr_NoMemory();
@@ -422,43 +358,64 @@ FUNCTION(quantize_encode) { /* (seed, round, tag, ids, v, payload, top, width, b
     for (int64_t i = 0; i < rows; i++) {
         uint8_t *to = (uint8_t *)payload->buf + i * g.row_bytes;
         p.id = (uint32_t)ids[i];
-        failed[i] = is_double(v) ? !encode_f64((double *)v->buf + i * g.d, to, &g, &p)
-                                 : !encode_f32((float *)v->buf + i * g.d, to, &g, &p);
-        bad += failed[i];
+        failed[i] = is_double(v) ? !encode_f64((double *)v->buf + i * g.d, minus ? (double *)minus->buf + i * g.d : NULL, to, &g, &p)
+                                 : !encode_f32((float *)v->buf + i * g.d, minus ? (float *)minus->buf + i * g.d : NULL, to, &g, &p);
     }
     Py_END_ALLOW_THREADS;
-    if (!bad) NONE;
-    else if ((result = PyList_New(0)))
-        for (int64_t i = 0; i < rows; i++) {
-            PyObject *number = failed[i] ? PyLong_FromLongLong(i) : NULL;
-            if (failed[i] && (!number || PyList_Append(result, number))) Py_CLEAR(result);
-            Py_XDECREF(number);
-            if (!result) break;
-        }
+    result = failures(failed, rows);
     PyMem_Free(failed);
     END;
+}
+
+static int decode_rows(const Py_buffer *payload, const Py_buffer *out, const Py_buffer *u, const Grid *g, double gain, double eta) {
+    const Py_buffer *rows = u ? u : out;
+    int good = 1;
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t i = 0; good && i < rows->shape[0]; i++) {
+        const uint8_t *from = (const uint8_t *)payload->buf + i * g->row_bytes;
+        const int64_t at = i * g->d;
+        if (is_double(rows)) {
+            const Target_f64 to = {out ? (double *)out->buf + at : NULL, u ? (double *)u->buf + at : NULL, eta};
+            good = decode_f64(from, &to, g, gain);
+        } else {
+            const Target_f32 to = {out ? (float *)out->buf + at : NULL, u ? (float *)u->buf + at : NULL, (float)eta};
+            good = decode_f32(from, &to, g, (float)gain);
+        }
+    }
+    Py_END_ALLOW_THREADS;
+    return good;
 }
 
 FUNCTION(quantize_decode) { /* (payload, out, top, width, block, gain): are all scales in range? */
     BEGIN(6);
     Grid g;
-    int good = 1;
     Py_buffer *payload, *out;
     TAKE(payload, 0, "B", 2, 0);
     TAKE(out, 1, "fd", 2, 1);
     const double gain = PyFloat_AsDouble(args[5]);
     if (PyErr_Occurred()) goto end;
-    const int64_t rows = out->shape[0];
-    NEED(payload->shape[0] == rows, "payload and out differ in rows");
+    NEED(payload->shape[0] == out->shape[0], "payload and out differ in rows");
     NEED(take_grid(&g, args + 2, out->shape[1], payload->shape[1]), "grid");
-    Py_BEGIN_ALLOW_THREADS;
-    for (int64_t i = 0; good && i < rows; i++) {
-        const uint8_t *from = (const uint8_t *)payload->buf + i * g.row_bytes;
-        good = is_double(out) ? decode_f64(from, (double *)out->buf + i * g.d, &g, gain)
-                              : decode_f32(from, (float *)out->buf + i * g.d, &g, (float)gain);
+    result = PyBool_FromLong(decode_rows(payload, out, NULL, &g, gain, 0));
+    END;
+}
+
+/* (payload, u, out or None, top, width, block, gain, eta): out = u + q, then u += eta q; are all scales in range? */
+FUNCTION(quantize_advance) {
+    BEGIN(8);
+    Grid g;
+    Py_buffer *payload, *u, *out = NULL;
+    TAKE(payload, 0, "B", 2, 0);
+    TAKE(u, 1, "fd", 2, 1);
+    if (args[2] != Py_None) {
+        TAKE(out, 2, like(u), 2, 1);
     }
-    Py_END_ALLOW_THREADS;
-    result = PyBool_FromLong(good);
+    const double gain = PyFloat_AsDouble(args[6]), eta = PyFloat_AsDouble(args[7]);
+    if (PyErr_Occurred()) goto end;
+    NEED(payload->shape[0] == u->shape[0], "payload and u differ in rows");
+    NEED(!out || (out->shape[0] == u->shape[0] && out->shape[1] == u->shape[1]), "u and out differ in shape");
+    NEED(take_grid(&g, args + 3, u->shape[1], payload->shape[1]), "grid");
+    result = PyBool_FromLong(decode_rows(payload, out, u, &g, gain, eta));
     END;
 }
 
@@ -496,6 +453,30 @@ FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or 
     END;
 }
 
+/* (a, y (k, d), b, w (k, d), c, x (l, d) or None, at (k,) or None, out (k, d)): out = a y + b w + c x[at]; out may be y or w */
+FUNCTION(blend) {
+    BEGIN(8);
+    Py_buffer *y, *w, *x = NULL, *at = NULL, *out;
+    const double a = PyFloat_AsDouble(args[0]), b = PyFloat_AsDouble(args[2]), c = PyFloat_AsDouble(args[4]);
+    if (PyErr_Occurred()) return NULL;
+    TAKE(y, 1, "fd", 2, 0);
+    TAKE(w, 3, like(y), 2, 0);
+    if (args[5] != Py_None) {
+        TAKE(x, 5, like(y), 2, 0);
+    }
+    if (args[6] != Py_None) {
+        TAKE(at, 6, "q", 1, 0);
+    }
+    TAKE(out, 7, like(y), 2, 1);
+    const int64_t k = out->shape[0], d = out->shape[1];
+    NEED(y->shape[0] == k && w->shape[0] == k && y->shape[1] == d && w->shape[1] == d, "y, w and out differ in shape");
+    NEED(!x || (x->shape[1] == d && (at ? at->shape[0] == k : x->shape[0] == k)), "x or at does not fit");
+    for (int64_t i = 0; x && at && i < k; i++) NEED(((int64_t *)at->buf)[i] >= 0 && ((int64_t *)at->buf)[i] < x->shape[0], "at");
+    EACH(y, blend, a, y->buf, b, w->buf, c, x ? x->buf : NULL, at ? at->buf : NULL, out->buf, k, d);
+    NONE;
+    END;
+}
+
 /* X (S, d), ptr (n + 1,), [index (n, B)], then an input and an output: agent rows (n, d) and one number a sample. */
 static PyObject *linear_model(PyObject *const *args, Py_ssize_t nargs, int batched, int combine) {
     BEGIN(batched ? 5 : 4);
@@ -521,7 +502,7 @@ static PyObject *linear_model(PyObject *const *args, Py_ssize_t nargs, int batch
     }
     const int64_t B = batched ? index->shape[1] : 0, *at = batched ? index->buf : NULL;
     if (combine) {
-        EACH(X, combine, X->buf, ptr->buf, at, B, samples->buf, agents->buf, n, d);
+        EACH(X, combine, X->buf, ptr->buf, at, B, samples->buf, agents->buf, n, d, 0);
     } else {
         EACH(X, margins, X->buf, ptr->buf, at, B, agents->buf, samples->buf, n, d);
     }
@@ -534,19 +515,73 @@ FUNCTION(glm_combine) { return linear_model(args, nargs, 0, 1); }
 FUNCTION(glm_margins_batch) { return linear_model(args, nargs, 1, 0); }
 FUNCTION(glm_combine_batch) { return linear_model(args, nargs, 1, 1); }
 
-#define METHOD(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
+FUNCTION(glm_slopes) { /* (t (k,), y (k,), logistic): t = φ'(t, y) */
+    BEGIN(3);
+    const int logistic = PyObject_IsTrue(args[2]);
+    Py_buffer *t, *y;
+    TAKE(t, 0, "fd", 1, 1);
+    TAKE(y, 1, like(t), 1, 0);
+    NEED(t->shape[0] == y->shape[0], "t and y differ in length");
+    EACH(t, slopes, t->buf, y->buf, logistic, t->shape[0]);
+    NONE;
+    END;
+}
+
+/* (X (S, d), ptr (n + 1,), index (n, B) or None, x (n, d), y (S,), logistic, l2, table (S,) or None, mean (n, d) or None,
+ * renew, out (n, d)): `Problem.estimate`, agent by agent, so that its samples are read from memory once */
+FUNCTION(glm_estimate) {
+    BEGIN(11);
+    Py_buffer *X, *ptr, *index = NULL, *x, *y, *table = NULL, *mean = NULL, *out;
+    const double l2 = PyFloat_AsDouble(args[6]);
+    if (PyErr_Occurred()) return NULL;
+    const int logistic = PyObject_IsTrue(args[5]), renew = PyObject_IsTrue(args[9]);
+    TAKE(X, 0, "fd", 2, 0);
+    TAKE(ptr, 1, "q", 1, 0);
+    if (args[2] != Py_None) {
+        TAKE(index, 2, "q", 2, 0);
+    }
+    TAKE(x, 3, like(X), 2, 0);
+    TAKE(y, 4, like(X), 1, 0);
+    if (args[7] != Py_None) {
+        TAKE(table, 7, like(X), 1, renew);
+    }
+    if (args[8] != Py_None) {
+        TAKE(mean, 8, like(X), 2, renew);
+    }
+    TAKE(out, 10, like(X), 2, 1);
+    const int64_t n = out->shape[0], d = X->shape[1], *p = ptr->buf, *at = index ? index->buf : NULL;
+    NEED(x->shape[0] == n && x->shape[1] == d && out->shape[1] == d, "X, x and out differ in columns or agents");
+    NEED(rising(ptr, n, X->shape[0]), "ptr");
+    NEED(y->shape[0] == X->shape[0] && (!table || table->shape[0] == X->shape[0]), "y or table and X differ in samples");
+    NEED(!mean || (mean->shape[0] == n && mean->shape[1] == d), "mean and out differ in shape");
+    NEED(!renew || (table && mean), "nothing to renew");
+    NEED(!at || index->shape[0] == n, "shape of index");
+    const int64_t B = at ? index->shape[1] : 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t h = 0; h < B; h++)
+            NEED(at[i * B + h] >= 0 && at[i * B + h] < p[i + 1] - p[i], "index beyond an agent's samples");
+    EACH(X, estimate, X->buf, p, at, B, x->buf, y->buf, logistic, l2, table ? table->buf : NULL, mean ? mean->buf : NULL, renew,
+         out->buf, n, d);
+    NONE;
+    END;
+}
+
 static PyMethodDef methods[] = {METHOD(words),
                                 METHOD(halves),
                                 METHOD(sample_batches),
                                 METHOD(all_finite),
                                 METHOD(quantize_encode),
                                 METHOD(quantize_decode),
+                                METHOD(quantize_advance),
                                 METHOD(total),
                                 METHOD(disagreement),
+                                METHOD(blend),
                                 METHOD(glm_margins),
                                 METHOD(glm_combine),
                                 METHOD(glm_margins_batch),
                                 METHOD(glm_combine_batch),
+                                METHOD(glm_slopes),
+                                METHOD(glm_estimate),
                                 {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {.m_base = PyModuleDef_HEAD_INIT,
@@ -582,6 +617,25 @@ INLINE NAME(bits) NAME(largest)(const REAL *v, int64_t n) {
     return m;
 }
 
+/* x − u, a tile of it at a time, or x itself where there is no u. */
+INLINE const REAL *NAME(difference)(const REAL *x, const REAL *u, int64_t n, REAL *room) {
+    if (!u) return x;
+    for (int64_t i = 0; i < n; i++) room[i] = x[i] - u[i];
+    return room;
+}
+
+INLINE NAME(bits) NAME(largest_difference)(const REAL *x, const REAL *u, int64_t n) {
+    REAL room[TILE];
+    NAME(bits) m = 0;
+    if (!u) return NAME(largest)(x, n);
+    for (int64_t e = 0; e < n; e += TILE) {
+        const int64_t size = n - e < TILE ? n - e : TILE;
+        const NAME(bits) a = NAME(largest)(NAME(difference)(x + e, u + e, size, room), size);
+        m = a > m ? a : m;
+    }
+    return m;
+}
+
 INLINE REAL NAME(from_bits)(NAME(bits) b) {
     REAL x;
     memcpy(&x, &b, sizeof x);
@@ -590,13 +644,14 @@ INLINE REAL NAME(from_bits)(NAME(bits) b) {
 
 CLONES static int NAME(finite)(const REAL *v, int64_t n) { return NAME(from_bits)(NAME(largest)(v, n)) < (REAL)INFINITY; }
 
-/* Sum of squares in double: a tile's lanes over its rows in order, lanes halved, tiles by pairs. */
-static double NAME(sum_of_squares)(const REAL *v, int64_t n) {
+/* Sum of squares of v − u in double: a tile's lanes over its rows in order, lanes halved, tiles by pairs. */
+static double NAME(sum_of_squares)(const REAL *v, const REAL *u, int64_t n) {
     double partial[64];
+    REAL room[TILE];
     int depth = 0;
     for (int64_t t = 0; t * TILE < n; t++) {
         const int64_t end = n - t * TILE < TILE ? n - t * TILE : TILE;
-        const REAL *x = v + t * TILE;
+        const REAL *x = NAME(difference)(v + t * TILE, u ? u + t * TILE : NULL, end, room);
         double acc[LANES] = {0};
         int64_t e = 0;
         for (; e + LANES <= end; e += LANES)
@@ -622,7 +677,8 @@ INLINE void NAME(round_row)(const REAL *v, int count, REAL inv, REAL offset, con
     }
 }
 
-CLONES static int NAME(encode)(const REAL *v, uint8_t *out, const Grid *g, const Philox *p) {
+/* A row of v − u, or of v where u is NULL. */
+CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const Grid *g, const Philox *p) {
     const REAL half = (REAL)g->top / 2;
     const int zero = g->top / 2, width = g->width;
     const REAL offset = (half - (REAL)zero) + (g->dithered ? (REAL)0x1p-17 : (REAL)0.5);
@@ -633,15 +689,19 @@ CLONES static int NAME(encode)(const REAL *v, uint8_t *out, const Grid *g, const
     for (int64_t start = 0; start < g->d; start += TILE) {
         const int64_t n = g->d - start < TILE ? g->d - start : TILE;
         uint32_t tile[TILE > WIDEST * LANES ? TILE : WIDEST * LANES]; /* packed words, or the codes of a tail */
+        REAL room[TILE];
+        const REAL *x = NAME(difference)(v + start, u ? u + start : NULL, n, room) - start;
         if (n == TILE) memset(tile, 0, sizeof(uint32_t) * (size_t)(width * LANES));
         for (int r = 0; r * LANES < n; r++) {
             const int64_t e = start + r * LANES;
             if (e == next) {
                 float s;
                 const int64_t size = g->d - e < g->block ? g->d - e : g->block;
-                double m = NAME(from_bits)(NAME(largest)(v + e, size));
+                const int here = e + size <= start + n; /* the block lies in this tile: its differences are at hand */
+                const REAL *block = here ? x + e : v + e, *minus = here || !u ? NULL : u + e;
+                double m = NAME(from_bits)(NAME(largest_difference)(block, minus, size));
                 if (!(m < INFINITY)) return 0;
-                if (g->two_norm) m = fmax(m, sqrt(NAME(sum_of_squares)(v + e, size)));
+                if (g->two_norm) m = fmax(m, sqrt(NAME(sum_of_squares)(block, minus, size)));
                 if (!scale_above(m, &s)) return 0;
                 memcpy(scales, &s, 4);
                 inv = s > 0 ? half / (REAL)s : 0;
@@ -651,10 +711,10 @@ CLONES static int NAME(encode)(const REAL *v, uint8_t *out, const Grid *g, const
             const uint32_t *words = g->dithered ? random[r % 8 / 2] : no_words;
             const int odd = r % 2 * 16, count = n - r * LANES < LANES ? (int)(n - r * LANES) : LANES;
             if (count < LANES) {
-                NAME(round_row)(v + e, count, inv, offset, words, odd, zero, g->top, tile + r * LANES);
+                NAME(round_row)(x + e, count, inv, offset, words, odd, zero, g->top, tile + r * LANES);
                 continue;
             }
-            NAME(round_row)(v + e, LANES, inv, offset, words, odd, zero, g->top, n < TILE ? tile + r * LANES : row);
+            NAME(round_row)(x + e, LANES, inv, offset, words, odd, zero, g->top, n < TILE ? tile + r * LANES : row);
             if (n < TILE) continue;
             const int shift = r * width % 32;
             uint32_t *to = tile + r * width / 32 * LANES;
@@ -668,13 +728,29 @@ CLONES static int NAME(encode)(const REAL *v, uint8_t *out, const Grid *g, const
     return 1;
 }
 
-INLINE void NAME(expand_row)(const uint32_t *codes, int count, uint32_t top, REAL half, REAL step, REAL *out) {
+/* Where decoded entries q go: out = q; or with a reference u, out = u + q where out is wanted, and u ← u + η q. */
+typedef struct {
+    REAL *out, *u, eta;
+} NAME(Target);
+
+INLINE void NAME(expand_row)(const uint32_t *codes, int count, uint32_t top, REAL half, REAL step, const NAME(Target) *t, int64_t e) {
     int32_t c[LANES];
+    REAL q[LANES];
     for (int l = 0; l < count; l++) c[l] = (int32_t)(codes[l] < top ? codes[l] : top);
-    for (int l = 0; l < count; l++) out[l] = ((REAL)c[l] - half) * step;
+    if (!t->u) {
+        for (int l = 0; l < count; l++) t->out[e + l] = ((REAL)c[l] - half) * step;
+        return;
+    }
+    REAL *restrict u = t->u + e;
+    for (int l = 0; l < count; l++) q[l] = ((REAL)c[l] - half) * step;
+    if (t->out) {
+        REAL *restrict out = t->out + e;
+        for (int l = 0; l < count; l++) out[l] = u[l] + q[l];
+    }
+    for (int l = 0; l < count; l++) u[l] += t->eta * q[l];
 }
 
-CLONES static int NAME(decode)(const uint8_t *in, REAL *out, const Grid *g, REAL gain) {
+CLONES static int NAME(decode)(const uint8_t *in, const NAME(Target) *t, const Grid *g, REAL gain) {
     const REAL half = (REAL)g->top / 2;
     const int width = g->width;
     const uint32_t top = (uint32_t)g->top, mask = (1u << width) - 1;
@@ -710,11 +786,11 @@ CLONES static int NAME(decode)(const uint8_t *in, REAL *out, const Grid *g, REAL
                     for (int l = 0; l < LANES; l++) row[l] = (from[l] >> shift | from[LANES + l] << (32 - shift)) & mask;
                 else
                     for (int l = 0; l < LANES; l++) row[l] = from[l] >> shift & mask;
-                NAME(expand_row)(row, LANES, top, half, step, out + e);
+                NAME(expand_row)(row, LANES, top, half, step, t, e);
             } else if (n - r * LANES >= LANES) {
-                NAME(expand_row)(tile + r * LANES, LANES, top, half, step, out + e);
+                NAME(expand_row)(tile + r * LANES, LANES, top, half, step, t, e);
             } else {
-                NAME(expand_row)(tile + r * LANES, (int)(n - r * LANES), top, half, step, out + e);
+                NAME(expand_row)(tile + r * LANES, (int)(n - r * LANES), top, half, step, t, e);
             }
         }
     }
@@ -757,7 +833,24 @@ CLONES static void NAME(disagreement)(const REAL *x, const int64_t *ptr, const i
         }
 }
 
-/* --- Linear models: four samples at a time, each with the arithmetic that it would have alone --------------------- */
+/* a y + b w + c x[at] on every row; x or at may be missing. */
+CLONES static void NAME(blend)(REAL a, const REAL *y, REAL b, const REAL *w, REAL c, const REAL *x, const int64_t *at, REAL *out,
+                               int64_t rows, int64_t d) {
+    for (int64_t i = 0; i < rows; i++, y += d, w += d, out += d) {
+        const REAL *from = x ? x + (at ? at[i] : i) * d : NULL;
+        if (from == out) /* each entry is read before it is written: no dependence, whatever out is */
+#pragma GCC ivdep
+            for (int64_t k = 0; k < d; k++) out[k] = (a * y[k] + b * w[k]) + c * out[k];
+        else if (from)
+#pragma GCC ivdep
+            for (int64_t k = 0; k < d; k++) out[k] = (a * y[k] + b * w[k]) + c * from[k];
+        else
+#pragma GCC ivdep
+            for (int64_t k = 0; k < d; k++) out[k] = a * y[k] + b * w[k];
+    }
+}
+
+/* --- Linear models: several samples at a time, each with the arithmetic that it would have alone ------------------ */
 
 INLINE REAL NAME(fold)(const NAME(vector) *acc) {
     REAL lane[NAME(WIDTH)];
@@ -790,15 +883,18 @@ CLONES static void NAME(margins)(const REAL *X, const int64_t *ptr, const int64_
         REAL end[NAME(WIDTH)] = {0};
         memcpy(end + NAME(WIDTH) - rest, x + body, sizeof(REAL) * (size_t)rest);
         const NAME(vector) tail = LOAD(end);
-        for (; h + 4 <= count; h += 4, out += 4) {
-            const REAL *a0 = SAMPLE(0), *a1 = SAMPLE(1), *a2 = SAMPLE(2), *a3 = SAMPLE(3);
-            NAME(vector) s0 = LOAD(a0 + last) * tail, s1 = LOAD(a1 + last) * tail;
-            NAME(vector) s2 = LOAD(a2 + last) * tail, s3 = LOAD(a3 + last) * tail;
+        for (; h + AT_ONCE <= count; h += AT_ONCE, out += AT_ONCE) {
+            const REAL *a[AT_ONCE];
+            NAME(vector) s[AT_ONCE];
+#pragma GCC unroll 8
+            for (int j = 0; j < AT_ONCE; j++) a[j] = SAMPLE(j), s[j] = LOAD(a[j] + last) * tail;
             for (int64_t k = 0; k < body; k += NAME(WIDTH)) {
                 const NAME(vector) b = LOAD(x + k);
-                s0 += LOAD(a0 + k) * b, s1 += LOAD(a1 + k) * b, s2 += LOAD(a2 + k) * b, s3 += LOAD(a3 + k) * b;
+#pragma GCC unroll 8
+                for (int j = 0; j < AT_ONCE; j++) s[j] += LOAD(a[j] + k) * b;
             }
-            out[0] = NAME(fold)(&s0), out[1] = NAME(fold)(&s1), out[2] = NAME(fold)(&s2), out[3] = NAME(fold)(&s3);
+#pragma GCC unroll 8
+            for (int j = 0; j < AT_ONCE; j++) out[j] = NAME(fold)(&s[j]);
         }
         for (; h < count; h++, out++) {
             const REAL *a = SAMPLE(0);
@@ -809,15 +905,15 @@ CLONES static void NAME(margins)(const REAL *X, const int64_t *ptr, const int64_
     }
 }
 
-/* out[i] = Σ_h coef[h] sample h, in the order of the samples. */
+/* out[i] = Σ_h coef[h] sample h, in the order of the samples, or out[i] + that. */
 CLONES static void NAME(combine)(const REAL *X, const int64_t *ptr, const int64_t *at, int64_t B, const REAL *coef, REAL *out,
-                                 int64_t n, int64_t d) {
+                                 int64_t n, int64_t d, int add) {
     for (int64_t i = 0; i < n; i++, out += d) {
         const int64_t count = at ? B : ptr[i + 1] - ptr[i];
         const REAL *base = X + ptr[i] * d;
         REAL *restrict sum = out;
         int64_t h = 0;
-        memset(sum, 0, sizeof(REAL) * (size_t)d);
+        if (!add) memset(sum, 0, sizeof(REAL) * (size_t)d);
         for (; h + 4 <= count; h += 4, coef += 4) {
             const REAL *restrict a0 = SAMPLE(0), *restrict a1 = SAMPLE(1), *restrict a2 = SAMPLE(2), *restrict a3 = SAMPLE(3);
             const REAL c0 = coef[0], c1 = coef[1], c2 = coef[2], c3 = coef[3];
@@ -830,6 +926,54 @@ CLONES static void NAME(combine)(const REAL *X, const int64_t *ptr, const int64_
     }
 #undef SAMPLE
 #undef LOAD
+}
+
+/* φ'(t, b) in place of the products t: of the logistic loss, or of least squares. */
+CLONES static void NAME(slopes)(REAL *restrict t, const REAL *restrict y, int logistic, int64_t count) {
+    if (!logistic)
+        for (int64_t h = 0; h < count; h++) t[h] -= y[h];
+    else
+        for (int64_t h = 0; h < count; h++) t[h] = -((REAL)(1 / (1 + exponential(t[h] * y[h]))) * y[h]);
+}
+
+CLONES static void NAME(estimate)(const REAL *X, const int64_t *ptr, const int64_t *at, int64_t B, const REAL *x, const REAL *y,
+                                  int logistic, REAL l2, REAL *table, REAL *mean, int renew, REAL *out, int64_t n, int64_t d) {
+    /* samples at a time: what fits into the first cache is read again from there */
+    const int64_t fit = NEAR / (d * (int64_t)sizeof(REAL)) / AT_ONCE * AT_ONCE, group = fit < AT_ONCE ? AT_ONCE : fit > TILE ? TILE : fit;
+    for (int64_t i = 0; i < n; i++, x += d, out += d) {
+        const int64_t size = ptr[i + 1] - ptr[i], count = at ? B : size, *batch = at ? at + i * B : NULL;
+        const REAL counted = (REAL)count, all = (REAL)size;
+        REAL *average = mean ? mean + i * d : NULL;
+        memset(out, 0, sizeof(REAL) * (size_t)d);
+        for (int64_t h = 0; h < count; h += group) {
+            const int64_t some = count - h < group ? count - h : group, *which = batch ? batch + h : NULL;
+            const int64_t first = batch ? ptr[i] : ptr[i] + h, part[2] = {first, first + some};
+            REAL coef[TILE], b[TILE];
+            NAME(margins)(X, part, which, some, x, coef, 1, d);
+            for (int64_t j = 0; j < some; j++) b[j] = y[first + (which ? which[j] : j)];
+            NAME(slopes)(coef, b, logistic, some);
+            for (int64_t j = 0; table && j < some; j++) {
+                REAL *entry = table + first + (which ? which[j] : j);
+                const REAL new = coef[j];
+                coef[j] = new - *entry;
+                if (renew) *entry = new;
+            }
+            NAME(combine)(X, part, which, some, coef, out, 1, d, 1);
+        }
+        REAL *restrict g = out;
+        if (renew)
+            for (int64_t k = 0; k < d; k++) {
+                const REAL change = g[k], old = average[k];
+                average[k] = old + change / all;
+                g[k] = change / counted + old;
+            }
+        else if (average)
+            for (int64_t k = 0; k < d; k++) g[k] = g[k] / counted + average[k];
+        else
+            for (int64_t k = 0; k < d; k++) g[k] /= counted;
+        if (l2)
+            for (int64_t k = 0; k < d; k++) g[k] += l2 * x[k];
+    }
 }
 
 #endif

@@ -3,6 +3,6 @@
 from decentral.neighborhood.base import HEADER, Neighborhood
 from decentral.neighborhood.in_process import InProcess
 from decentral.neighborhood.placement import launched, place
-from decentral.neighborhood.wrappers import Lossy, Traced
+from decentral.neighborhood.wrappers import Emulated, Lossy, Traced
 
-__all__ = ["HEADER", "InProcess", "Lossy", "Neighborhood", "Traced", "launched", "place"]
+__all__ = ["HEADER", "Emulated", "InProcess", "Lossy", "Neighborhood", "Traced", "launched", "place"]

@@ -23,7 +23,7 @@ from decentral import kernels
 from decentral.errors import NonFiniteError
 from decentral.message import Message
 from decentral.random import Key, Purpose
-from decentral.state import Agents, Arcs, Array, Known
+from decentral.state import Agents, Arcs, Array, Known, blend
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
@@ -46,13 +46,18 @@ class Neighborhood:
         weights (m,)  mixing weights w_ij
         wire_bytes  bytes sent by the own agents so far, one framed message per arc and exchange
         ideal_bits  the same as the papers count them
+        saturated   entries of own messages that a compressor clipped so far
     """
 
     rank = 0
     ranks = 1
+    transport = "none"
+    """How messages move, in words."""
+    trouble = ""
+    """What is wrong with the transport, a sentence with the remedy; empty where nothing is."""
 
     def __init__(self, graph: Graph, mixing: MixingMatrix, own: Array, seed: int = 0, dtype: Any = np.float64):
-        own = np.unique(np.asarray(own, dtype=np.int64))
+        own = np.sort(np.asarray(own, dtype=np.int64))
         counts = graph.ptr[own + 1] - graph.ptr[own]
         self.graph, self.seed, self.dtype = graph, seed, np.dtype(dtype)
         self.agents = own
@@ -62,7 +67,9 @@ class Neighborhood:
         self.arcs = np.arange(self.m, dtype=np.int64) + np.repeat(graph.ptr[own] - self.ptr[:-1], counts)
         self.tail = np.repeat(np.arange(self.n, dtype=np.int64), counts)
         heads = graph.head[self.arcs]
-        self.known = np.concatenate((own, np.setdiff1d(heads, own)))
+        halo = np.zeros(graph.n_agents, bool)
+        halo[heads], halo[own] = True, False
+        self.known = np.concatenate((own, np.flatnonzero(halo)))
         self.g = len(self.known) - self.n
         order = np.argsort(self.known)
         self.head = order[np.searchsorted(self.known, heads, sorter=order)]
@@ -72,6 +79,9 @@ class Neighborhood:
         self._slots = self._plan_slots(counts)
         self.wire_bytes = 0
         self.ideal_bits = 0.0
+        self.saturated = 0
+        self._sent = 0
+        self._costs: dict[tuple[Any, ...], tuple[int, float, list[Compressor]]] = {}
 
     # --- local verbs -------------------------------------------------------------------------------------------
 
@@ -94,6 +104,10 @@ class Neighborhood:
     def heads(self, x: Known) -> Arcs:
         """(m, d): x_j on each arc i→j."""
         return np.take(x, self.head, axis=0)
+
+    def blend(self, a: float, y: Arcs, b: float, w: Arcs, c: float, x: Known, out: Arcs) -> Arcs:
+        """(m, d): a y_ij + b w_ij + c x_j on each arc i→j, into `out`, which may be y or w; in one pass."""
+        return blend(a, y, b, w, c, x, self.head, out=out)
 
     def total(self, z: Arcs) -> Agents:
         """(n, d): Σ_j z_ij, summed in arc order (the same bits whatever the layout)."""
@@ -118,10 +132,11 @@ class Neighborhood:
         return self._differences(x, None)
 
     def _differences(self, x: Known, weights: Array | None) -> Agents:
-        out = np.zeros((self.n, x.shape[1]), x.dtype)
+        out = np.empty((self.n, x.shape[1]), x.dtype)
         if kernels.c is not None:
             kernels.c.disagreement(np.ascontiguousarray(x), self.ptr, self.head, weights, out)
             return out
+        out[...] = 0
         for agents, arcs in self._slots:
             term = x[: self.n][agents] - x[self.head[arcs]]
             out[agents] += term if weights is None else weights[arcs][:, None] * term
@@ -137,50 +152,73 @@ class Neighborhood:
 
     # --- messages ----------------------------------------------------------------------------------------------
 
-    def to_neighbors(self, compressor: Compressor, v: Agents, k: int, stream: int = 0) -> Message:
-        """One compressed row per own agent, the same for all its neighbors (-> N_i : q)."""
-        return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self.agents)
+    def to_neighbors(self, compressor: Compressor, v: Agents, k: int, stream: int = 0, minus: Known | None = None) -> Message:
+        """One compressed row per own agent, the same for all its neighbors (-> N_i : C(v_i)).
 
-    def along_arcs(self, compressor: Compressor, v: Arcs, k: int, stream: int = 0) -> Message:
-        """One compressed row per own arc, for the neighbor at its head alone (-> j : q)."""
-        return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self.arcs)
+        minus : known rows u of a reference; what is sent is then the difference, C(v_i − u_i)
+        """
+        u = None if minus is None else self.own(minus)
+        return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self.agents, u)
 
-    def _encode(self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array) -> Message:
+    def along_arcs(self, compressor: Compressor, v: Arcs, k: int, stream: int = 0, minus: Arcs | None = None) -> Message:
+        """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij))."""
+        return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self.arcs, minus)
+
+    def _encode(
+        self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array, u: Array | None
+    ) -> Message:
+        key = Key(self.seed, purpose + 16 * stream, k, ids)
         try:
-            payload = compressor.encode(v, Key(self.seed, purpose + 16 * stream, k, ids))
+            payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
         except NonFiniteError as error:
             rows = error.rows if kind == "agents" else np.unique(self.tail[error.rows])
             agents = ", ".join(str(int(i)) for i in self.agents[rows][:5])
             sentence = f"round {k}: agent {agents} would send NaN or infinite entries: the method diverged; try a smaller step_size"
             raise type(error)(error.rows, sentence) from None
+        if not compressor.relative:
+            self.saturated += compressor.saturated(v if u is None else v - u)
         return Message(kind, payload, compressor, v.shape[1], v.dtype, k)
 
-    def exchange(self, *messages: Message) -> Any:
+    def exchange(self, *messages: Message, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Send messages to the neighbors and return theirs, decoded; one message moves per neighboring rank.
 
         An agent message returns known rows (own rows included, as decoded); an arc message returns arc rows, z_ji in
         the place of i→j. One array for one message, else a tuple in the order of the messages.
+
+        onto : a reference u for each message, known or arc rows. Then û = u + q comes back in place of q, and the
+        reference moves, u ← u + step q; with step = 1 both are one array. See `Message.advance`.
         COLLECTIVE between neighboring ranks.
         """
-        return self.finish(self.start(*messages))
+        return self.finish(self.start(*messages), onto, step)
 
     def start(self, *messages: Message) -> Any:
         """Begin an exchange; hand the result to `finish`. Work may be done in between."""
-        self.wire_bytes += HEADER * self.m
-        for message in messages:
-            self.wire_bytes += self.m * message.row_bytes  # a row per arc, also where neighbors get the same one
-            self.ideal_bits += self.m * message.ideal_bits
-        return self._start(messages)
+        form = tuple([m.form for m in messages])
+        cost = self._costs.get(form)
+        if cost is None:
+            bits, size = sum(m.ideal_bits for m in messages), HEADER + sum(m.row_bytes for m in messages)
+            # a row per arc, also where neighbors get the same one; compressors are kept, so that a form stays theirs
+            cost = self._costs[form] = self.m * size, self.m * bits, [m.compressor for m in messages]
+        self.wire_bytes += cost[0]
+        self.ideal_bits += cost[1]
+        return messages, self._start(messages)
 
-    def finish(self, pending: Any) -> Any:
+    def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
-        received = self._finish(pending)
-        return received[0] if len(received) == 1 else tuple(received)
+        messages, pending = started
+        received = [m.received(rows) for m, rows in zip(messages, self._finish(pending), strict=True)]
+        if onto is None:
+            found = tuple(m.decode() for m in received)
+        else:
+            references = onto if isinstance(onto, tuple) else (onto,)
+            found = tuple(m.advance(u, step) for m, u in zip(received, references, strict=True))
+        return found[0] if len(found) == 1 else found
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
         raise NotImplementedError
 
     def _finish(self, pending: Any) -> list[Array]:
+        """The payload rows that came: known rows for an agent message, arc rows for an arc message. Arrays for the caller."""
         raise NotImplementedError
 
     # --- above the line: uncounted, never fed back to an algorithm ------------------------------------------------
@@ -203,7 +241,15 @@ class Neighborhood:
 
     def transport_bytes(self) -> int:
         """Bytes that this process really sent to other processes."""
-        return 0
+        return self._sent
+
+    def meters(self) -> tuple[int, float, int, int]:
+        """What was counted so far; `put_back` makes as if nothing had been sent since."""
+        return self.wire_bytes, self.ideal_bits, self.saturated, self._sent
+
+    def put_back(self, meters: tuple[int, float, int, int]) -> None:
+        """Set the meters to what `meters` returned."""
+        self.wire_bytes, self.ideal_bits, self.saturated, self._sent = meters
 
     def close(self) -> None:
         """Release what the transport holds. COLLECTIVE."""

@@ -24,7 +24,7 @@ class InProcess(Neighborhood):
         return messages
 
     def _finish(self, pending: tuple[Message, ...]) -> list[Array]:
-        return [m.decode() if m.kind == "agents" else m.decode()[self.graph.reverse] for m in pending]
+        return [m.payload if m.kind == "agents" else np.take(m.payload, self.graph.reverse, axis=0) for m in pending]
 
     def sum(self, values: Array) -> Array:
         return values

@@ -1,88 +1,38 @@
-"""Blocks of agents on MPI ranks. The only module that imports mpi4py.
+"""Blocks of agents on MPI ranks. With mpi_exchange the only module that imports mpi4py.
 
-One message per neighboring rank and exchange: a 16-byte header, then for each message of the exchange the packed rows
-that this rank needs: an agent's row once however many neighbors live there, an arc's row for the agent at its head.
-Buffers and persistent requests are made once per shape of exchange and reused.
+One message per neighboring rank and exchange holds the packed rows that this rank needs: an agent's row once however many
+neighbors live there, an arc's row for the agent at its head. How they are sent is in `mpi_exchange`.
 """
 
 from __future__ import annotations
 
-import struct
+import os
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from mpi4py import MPI
 
+with warnings.catch_warnings():  # of a launcher that belongs to another MPI: `world` says so in one sentence
+    warnings.filterwarnings("ignore", "suspicious MPI", RuntimeWarning)
+    from mpi4py import MPI
+
+from decentral.compressors import Identity
 from decentral.errors import TransportError
 from decentral.message import Message
-from decentral.neighborhood.base import HEADER, Neighborhood
+from decentral.neighborhood.base import Neighborhood
+from decentral.neighborhood.mpi_exchange import DIRECT, Direct, Exchange, Peer, Staged
 from decentral.neighborhood.placement import launched
 from decentral.state import Array
 
 if TYPE_CHECKING:
     from decentral.graph import Graph, MixingMatrix
 
-MAGIC = 0xDEC1
-_HEADER = struct.Struct("<HHIQ")  # magic, messages in the exchange, round, payload bytes
-assert _HEADER.size == HEADER
-
-
-Rows = Array | slice
-
-
-def as_slice(rows: Array) -> Rows:
-    """Row numbers as a slice where they are consecutive: a view, and no index array, in every round."""
-    if len(rows) and (np.diff(rows) == 1).all():
-        return slice(int(rows[0]), int(rows[-1]) + 1)
-    return rows
-
-
-class Plan:
-    """Buffers, requests and row lists for one shape of exchange (the kinds and row sizes of its messages)."""
-
-    def __init__(self, hood: MPINeighborhood, shape: tuple[tuple[str, int], ...]):
-        self.sends: list[tuple[Array, list[tuple[Array, Rows]]]] = []  # buffer, (its part, rows that go there)
-        self.receives: list[tuple[Array, list[tuple[Array, Rows]]]] = []  # buffer, (its part, rows that come from there)
-        self.send_requests: list[MPI.Prequest] = []
-        self.receive_requests: list[MPI.Prequest] = []
-        for peer in hood.peers:
-            for give, buffers, requests in (
-                (peer.give, self.sends, self.send_requests),
-                (peer.get, self.receives, self.receive_requests),
-            ):
-                size = HEADER + sum(len(give[kind]) * row_bytes for kind, row_bytes in shape)
-                buffer = np.zeros(size, np.uint8)
-                parts, offset = [], HEADER
-                for kind, row_bytes in shape:
-                    rows = give[kind]
-                    end = offset + len(rows) * row_bytes
-                    parts.append((buffer[offset:end].reshape(len(rows), row_bytes), as_slice(rows)))
-                    offset = end
-                buffers.append((buffer, parts))
-                make = hood.comm.Send_init if buffers is self.sends else hood.comm.Recv_init
-                requests.append(make([buffer, MPI.BYTE], peer.rank, tag=len(hood.plans)))
-        self.bytes = sum(len(buffer) for buffer, _ in self.sends)
-
-    def free(self) -> None:
-        for request in (*self.send_requests, *self.receive_requests):
-            request.Free()
-
-
-class Peer:
-    """A neighboring rank: which of our rows it needs and which rows come from it, in one order on both sides."""
-
-    def __init__(self, hood: Neighborhood, rank: int, owner: Array):
-        self.rank = rank
-        arcs = np.flatnonzero(owner[hood.known[hood.head]] == rank)  # our arcs i→j with j there, by (i, j)
-        halo = hood.n + np.flatnonzero(owner[hood.known[hood.n :]] == rank)
-        graph = hood.graph
-        into = graph.reverse[hood.arcs[arcs]]  # their arcs j→i; they send them sorted by (j, i)
-        self.give = {"agents": np.unique(hood.tail[arcs]), "arcs": arcs}
-        self.get = {"agents": halo, "arcs": arcs[np.argsort(into)]}
-        self.edges = [(int(graph.tail[a]), int(graph.head[a])) for a in into]
+CALLS = ("auto", "collective", "pairs")
+SLOW = 5e-3
+"""Seconds of a small exchange beyond which something is wrong: waiting ranks that hold the cores of working ones."""
 
 
 class MPINeighborhood(Neighborhood):
@@ -90,6 +40,9 @@ class MPINeighborhood(Neighborhood):
 
     placement : (N,) rank that owns each agent
     timeout : seconds without an arrival after which the waiting rank names whom it waits for and ends the run
+    calls : MPI's calls for a small exchange: "collective", one persistent neighborhood collective; "pairs", a persistent
+        send and receive per peer; "auto", the faster of these for small messages, measured here
+    latency : seconds of an exchange of 1 KiB, measured here
 
     Raises TransportError when the ranks do not agree on graph, placement or seed, or a rank would own no agent.
     COLLECTIVE over comm.
@@ -104,6 +57,7 @@ class MPINeighborhood(Neighborhood):
         seed: int = 0,
         dtype: Any = np.float64,
         timeout: float = 60.0,
+        calls: str = "auto",
     ):
         comm = MPI.COMM_WORLD if comm is None else comm
         placement = np.asarray(placement, dtype=np.int64)
@@ -116,15 +70,53 @@ class MPINeighborhood(Neighborhood):
         super().__init__(graph, mixing, np.flatnonzero(placement == comm.rank), seed, dtype)
         self.comm = comm.Dup()  # no tag of ours can meet a tag of the user's
         self.rank, self.ranks, self.timeout, self.placement = comm.rank, comm.size, timeout, placement
-        ranks = np.unique(placement[self.known])
-        self.peers = [Peer(self, int(r), placement) for r in ranks if r != self.rank]
+        ranks = sorted(set(placement[self.known].tolist()) - {self.rank})
+        self.peers = [Peer(self, r, placement) for r in ranks]
         here = placement[self.known[self.head]] == self.rank
-        self._local = np.flatnonzero(here)  # arcs between two own agents, and their opposites
-        self._opposite = np.searchsorted(self.arcs, graph.reverse[self.arcs[self._local]])
-        self.plans: dict[tuple[tuple[str, int], ...], Plan] = {}
-        self._sent = 0
+        self.local = np.flatnonzero(here)  # arcs between two own agents, and their opposites
+        self.opposite = np.searchsorted(self.arcs, graph.reverse[self.arcs[self.local]])
+        self.adjacent: MPI.Distgraphcomm = self.comm.Create_dist_graph_adjacent(ranks, ranks, reorder=False)  # type: ignore[attr-defined]
+        self.exchanges: dict[tuple[Any, ...], Exchange] = {}
+        self._number = 0
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
+        self.calls, self.latency = self._choose(calls)
+        words = {"collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
+        self.transport = f"{words[self.calls]}, {self.latency * 1e6:.0f} µs for 1 KiB"
+        if self.latency > SLOW:
+            self.trouble = (
+                f"1 KiB to the neighbors takes {self.latency * 1e3:.0f} ms on these {self.ranks} ranks: waiting ranks hold the cores "
+                "of working ones, or the machine is busy. "
+                + ("Set OMPI_MCA_mpi_yield_when_idle=1 (launch/mpirun.sh does), or start" if "Open MPI" in library() else "Start")
+                + " fewer ranks"
+            )
+
+    def _choose(self, calls: str) -> tuple[str, float]:
+        """The faster calls for small messages, and the seconds of such an exchange with them; measured. COLLECTIVE."""
+        payload = np.zeros((self.n, 1024), np.uint8)
+        probe = (Message("agents", payload, Identity(), 128, np.float64),)
+        found: dict[str, float] = {}
+        for name in CALLS[1:] if calls == "auto" else [calls]:
+            try:
+                exchange = Staged(self, probe, name)
+            except NotImplementedError:  # before MPI 4; on all ranks alike
+                continue
+            best = np.array([np.inf])
+            for _ in range(4):
+                self.comm.Barrier()
+                start = time.perf_counter()
+                for number in range(5):
+                    exchange.start(probe, 0, number)
+                    exchange.wait()
+                best = np.minimum(best, (time.perf_counter() - start) / 5)
+                if self.max(best)[0] > SLOW:
+                    break
+            found[name] = float(self.max(best)[0])
+            exchange.free()
+        if not found:
+            raise TransportError(f'transport.calls = "{calls}": this MPI ({library()}) has no such calls; use "pairs"')
+        chosen = min(found, key=lambda name: found[name])
+        return chosen, found[chosen]
 
     def agree(self, digest: str) -> None:
         """Refuse to start unless all ranks hold the same digest of configuration, graph and version. COLLECTIVE."""
@@ -137,47 +129,27 @@ class MPINeighborhood(Neighborhood):
             )
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
-        shape = tuple((m.kind, m.row_bytes) for m in messages)
-        plan = self.plans.get(shape)
-        if plan is None:
-            plan = self.plans[shape] = Plan(self, shape)
-        k = messages[0].round
-        MPI.Prequest.Startall(plan.receive_requests)
-        for buffer, parts in plan.sends:
-            _HEADER.pack_into(buffer.data, 0, MAGIC, len(messages), k, len(buffer) - HEADER)
-            for message, (view, rows) in zip(messages, parts, strict=True):
-                view[...] = message.payload[rows]
-        MPI.Prequest.Startall(plan.send_requests)
-        self._sent += plan.bytes
-        return plan, messages, k
+        form = tuple([m.form for m in messages])
+        exchange = self.exchanges.get(form)
+        if exchange is None:
+            large = sum(m.row_bytes for m in messages) >= DIRECT  # the same on all ranks
+            exchange = Direct(self, messages) if large else Staged(self, messages, self.calls)
+            self.exchanges[form] = exchange
+        self._number += 1
+        exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF)
+        self._sent += exchange.nbytes
+        return exchange, messages
 
     def _finish(self, pending: Any) -> list[Array]:
-        plan, messages, k = pending
-        self._watch.waiting = (time.monotonic(), k)
-        for self._watch.peer, request in enumerate(plan.receive_requests):  # the watchdog reads it
-            request.Wait()
+        exchange, messages = pending
+        self._watch.waiting = (time.monotonic(), messages[0].round, exchange)
+        wrong = exchange.wait()
         self._watch.waiting = None
-        for peer, (buffer, _) in zip(self.peers, plan.receives, strict=True):
-            magic, count, their_round, size = _HEADER.unpack_from(buffer)
-            if (magic, count, their_round, size) != (MAGIC, len(messages), k, len(buffer) - HEADER):
-                raise TransportError(
-                    f"rank {self.rank} in round {k} received a message of round {their_round} with {count} payloads of "
-                    f"{size} bytes from rank {peer.rank}; expected {len(messages)} payloads of {len(buffer) - HEADER} bytes"
-                )
-        received = []
-        for index, message in enumerate(messages):
-            rows = self.n + self.g if message.kind == "agents" else self.m
-            payload = np.empty((rows, message.row_bytes), np.uint8)
-            if message.kind == "agents":
-                payload[: self.n] = message.payload
-            else:
-                payload[self._local] = message.payload[self._opposite]
-            for _, parts in plan.receives:
-                view, where = parts[index]
-                payload[where] = view
-            received.append(message.compressor.decode(payload, message.d, message.dtype))
-        MPI.Request.Waitall(plan.send_requests)
-        return received
+        if wrong:
+            who = f"rank {self.rank} in round {messages[0].round} received from rank {self.peers[wrong[0]].rank}"
+            raise TransportError(f"{who} {exchange.mismatch(wrong[0])}")
+        rows: list[Array] = exchange.rows(messages)
+        return rows
 
     def sum(self, values: Array) -> Array:
         out = np.empty_like(values)
@@ -217,14 +189,14 @@ class MPINeighborhood(Neighborhood):
             self._types[width] = MPI.BYTE.Create_contiguous(width).Commit()  # counts in rows: no 2 GiB limit
         return self._types[width]
 
-    def transport_bytes(self) -> int:
-        return self._sent
-
     def close(self) -> None:
         self._watch.stop()
-        for plan in self.plans.values():
-            plan.free()
-        self.plans.clear()
+        for exchange in self.exchanges.values():
+            exchange.free()
+        self.exchanges.clear()
+        for row in self._types.values():
+            row.Free()
+        self.adjacent.Free()
         self.comm.Free()
 
 
@@ -234,8 +206,7 @@ class Watchdog(threading.Thread):
     def __init__(self, hood: MPINeighborhood, timeout: float):
         super().__init__(daemon=True, name="decentral-watchdog")
         self.hood, self.timeout = hood, timeout
-        self.waiting: tuple[float, int] | None = None  # since when, in which round
-        self.peer = 0  # index of the neighboring rank whose message is waited for
+        self.waiting: tuple[float, int, Exchange] | None = None  # since when, in which round, for what
         self._over = threading.Event()
         if timeout > 0:
             self.start()
@@ -245,8 +216,8 @@ class Watchdog(threading.Thread):
             waiting = self.waiting
             if waiting is None or time.monotonic() - waiting[0] < self.timeout:
                 continue
-            since, k = waiting
-            peer = self.hood.peers[self.peer]
+            since, k, exchange = waiting
+            peer = self.hood.peers[(exchange.missing() or [0])[0]]
             arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
             abort(
                 f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for rank "
@@ -267,7 +238,8 @@ def abort(sentence: str, status: int = 1) -> None:
 
 def library() -> str:
     """The MPI library in a line."""
-    return MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\x00 ")
+    first = MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\x00 ")
+    return " ".join(first.replace("Version:", "").split())  # MPICH says "MPICH Version:      4.0.2"
 
 
 def hosts(comm: MPI.Comm | None = None) -> list[str]:
@@ -281,10 +253,11 @@ def world() -> MPI.Comm:
     Raises TransportError: ``mpirun`` of another MPI than the one mpi4py was built with.
     """
     comm = MPI.COMM_WORLD
-    started = launched()
+    started, slurm = launched(), "SLURM_JOB_ID" in os.environ
     if comm.size == 1 and started > 1:
         raise TransportError(
-            f"the launcher started {started} processes but each sees a world of size 1: mpirun belongs to another MPI than "
-            f"mpi4py's ({library()}). Use that library's mpirun, or rebuild: pip install --no-binary=mpi4py --force-reinstall mpi4py"
+            f"the launcher started {started} processes but each sees a world of size 1: it belongs to another MPI than mpi4py's "
+            f"({library()}). Use that library's mpirun" + (" (or srun --mpi=pmix for Open MPI, pmi2 for MPICH)" * slurm) + ", or rebuild "
+            "mpi4py for the MPI on the PATH: DECENTRAL_MPI=system bash launch/setup.sh"
         )
     return comm

@@ -1,19 +1,22 @@
-"""Neighborhoods for tests and studies: one that loses messages by a given rule, one that writes down who sent what."""
+"""Neighborhoods for tests and studies: one loses messages by a given rule, one writes down who sent what, one is slow."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from decentral.message import Message
+from decentral.neighborhood.base import HEADER
 from decentral.neighborhood.in_process import InProcess
+from decentral.random import Key, Purpose
 from decentral.state import Array
 
 
 class Lossy(InProcess):
-    """Loses the payloads that a rule marks: what was lost arrives as zeros, and only there.
+    """Loses the payloads that a rule marks: what was lost arrives as C(0), and only there.
 
     lost : function of the round and the (m,) arc ids i→j, returns the (m,) mask of arcs that lose their payload
 
@@ -34,9 +37,9 @@ class Lossy(InProcess):
             rows = received[index]
             if message.kind == "agents":
                 rows = received[index] = np.concatenate((rows, rows[self.graph.head]))
-                rows[self.n :][mask] = 0
-            else:
-                rows[mask] = 0
+                rows = rows[self.n :]
+            zeros, key = np.zeros((1, message.d), message.dtype), Key(0, Purpose.TEST, 0, np.zeros(1, np.int64))
+            rows[mask] = message.compressor.encode(zeros, key)
         return received
 
 
@@ -52,3 +55,27 @@ class Traced(InProcess):
         for i, j in zip(self.graph.tail, self.graph.head, strict=True):
             self.lines.append(f"round {messages[0].round}: {i}→{j} {what}")
         return super()._start(messages)
+
+
+class Emulated(InProcess):
+    """A network of a given speed: an exchange ends when its messages would have arrived.
+
+    latency : seconds of a message;  bandwidth : bytes a second from an agent, one message after the other; None: no limit
+    """
+
+    def __init__(self, *args: Any, latency: float = 0.0, bandwidth: float | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.latency, self.bandwidth = latency, bandwidth
+
+    def _start(self, messages: tuple[Message, ...]) -> Any:
+        most = float(self.degree.max())
+        sent = most * (HEADER + sum(m.row_bytes for m in messages))
+        wait = most * self.latency + (sent / self.bandwidth if self.bandwidth else 0.0)
+        return time.perf_counter() + wait, super()._start(messages)
+
+    def _finish(self, pending: Any) -> list[Array]:
+        arrival, started = pending
+        while (left := arrival - time.perf_counter()) > 0:
+            if left > 2e-4:  # sleep is no finer
+                time.sleep(left - 1e-4)
+        return super()._finish(started)

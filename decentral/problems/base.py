@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from decentral.state import Agents, Array, Samples
+from decentral.state import Agents, Array
 
 
 class Problem(Protocol):
@@ -36,6 +36,30 @@ class Problem(Protocol):
         """(n, d): Σ_h ∇φ_h from coefficients of all samples, or of the batch `index`. A sum, not a mean."""
         ...
 
+    def estimate(
+        self, x: Agents, index: Array | None = None, table: Array | None = None, mean: Agents | None = None, renew: bool = False
+    ) -> Agents:
+        """(n, d): (1/|B|) Σ_{h∈B} (∇φ_h(x_i) − T_h) + mean_i + ∇r(x_i), all gradient estimators in one.
+
+        index : (n, B) the batch B of each agent, without repetitions; omitted, all its samples
+        table : (S, ...) coefficients T;  mean : (n, d) the mean of all T_h;  either may be missing, and is then zero
+        renew : afterwards T_h ← ∇φ_h(x_i) for h in B, with the mean that belongs to it, in place
+        This text is the definition; a problem may do the same in one pass over its samples.
+        """
+        sizes = self.sizes[:, None].astype(x.dtype)
+        new = self.coefficients(x, index)
+        at = slice(None) if index is None else samples_of(self.ptr, index)
+        change = self.combine(new if table is None else new - table[at], index)
+        g = change / (sizes if index is None else index.shape[1])
+        if mean is not None:
+            g += mean
+        g += self.regularizer(x)
+        if renew:
+            assert table is not None and mean is not None
+            table[at] = new
+            mean += change / sizes
+        return g
+
     def regularizer(self, x: Agents) -> Agents | float:
         """(n, d): ∇r(x_i), or 0.0 where there is none."""
         ...
@@ -55,24 +79,12 @@ class Problem(Protocol):
 
 def gradient(problem: Problem, x: Agents) -> Agents:
     """(n, d): full local gradients ∇f_i(x_i)."""
-    return mean_gradient(problem, problem.combine(problem.coefficients(x)), x)
-
-
-def mean_gradient(problem: Problem, sums: Agents, x: Agents) -> Agents:
-    """(n, d): sums / m_i + ∇r(x_i); overwrites `sums`."""
-    sums /= problem.sizes[:, None].astype(sums.dtype)
-    sums += problem.regularizer(x)
-    return sums
+    return problem.estimate(x)
 
 
 def samples_of(ptr: Array, index: Array) -> Array:
     """(n, B) rows in the concatenated samples for local sample numbers `index`."""
     return ptr[:-1, None] + index
-
-
-def table_rows(coefficients: Samples, ptr: Array, index: Array) -> Array:
-    """(n, B, ...) entries of a sample table at the batch `index`."""
-    return coefficients[samples_of(ptr, index)]
 
 
 def largest_eigenvalue(gram: Array) -> float:

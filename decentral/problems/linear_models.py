@@ -14,7 +14,7 @@ import numpy as np
 
 from decentral import kernels
 from decentral.errors import ProblemError
-from decentral.problems.base import largest_eigenvalue, samples_of
+from decentral.problems.base import Problem, largest_eigenvalue, samples_of
 from decentral.state import Agents, Array, Samples
 
 CHUNK = 1 << 22
@@ -22,7 +22,7 @@ CHUNK = 1 << 22
 
 
 @dataclass(eq=False)
-class LinearModel:
+class LinearModel(Problem):
     """Samples X (S, d) and targets y (S,) of the own agents, concatenated; `ptr` (n + 1,) bounds each agent's.
 
     Raises ProblemError for an agent without samples.
@@ -44,7 +44,8 @@ class LinearModel:
         self.sizes = np.diff(self.ptr)
         if (self.sizes == 0).any():
             raise ProblemError(f"own agent {int(np.argmin(self.sizes))} has no samples: use fewer agents or another split")
-        self._equal = bool((self.sizes == self.sizes[0]).all()) if self.n else False
+        in_kernels = {Logistic.derivative: True, LeastSquares.derivative: False}
+        self._logistic = in_kernels.get(type(self).derivative)  # None where φ' is another and stays in NumPy
 
     # φ(t, b), φ'(t, b), φ''(t, b) and sup φ''
     def loss(self, t: Array, b: Array) -> Array:
@@ -60,14 +61,32 @@ class LinearModel:
 
     def coefficients(self, x: Agents, index: Array | None = None) -> Array:
         if index is None:
-            return self.derivative(self._margins(x), self.y)
-        rows = samples_of(self.ptr, index)
-        if kernels.c is not None:
-            t = np.empty(index.shape, x.dtype)
-            kernels.c.glm_margins_batch(self.X, self.ptr, index, x, t)
+            t, y = self._margins(x), self.y
         else:
-            t = np.matmul(self.X[rows], x[:, :, None])[:, :, 0]
-        return self.derivative(t, self.y[rows])
+            rows = samples_of(self.ptr, index)
+            y = self.y[rows]
+            if kernels.c is not None:
+                t = np.empty(index.shape, x.dtype)
+                kernels.c.glm_margins_batch(self.X, self.ptr, index, x, t)
+            else:
+                t = np.matmul(self.X[rows], x[:, :, None])[:, :, 0]
+        if kernels.c is not None and self._logistic is not None:
+            kernels.c.glm_slopes(t.reshape(-1), y.reshape(-1), self._logistic)
+            return t
+        return self.derivative(t, y)
+
+    def estimate(
+        self, x: Agents, index: Array | None = None, table: Array | None = None, mean: Agents | None = None, renew: bool = False
+    ) -> Agents:
+        if kernels.c is None or self._logistic is None:
+            return super().estimate(x, index, table, mean, renew)
+        g = np.empty((self.n, self.d), self.X.dtype)
+        ridge = type(self).regularizer is LinearModel.regularizer
+        what = (np.ascontiguousarray(x), self.y, self._logistic, self.l2 if ridge else 0.0, table, mean, renew)
+        kernels.c.glm_estimate(self.X, self.ptr, index, *what, g)
+        if not ridge:
+            g += self.regularizer(x)
+        return g
 
     def combine(self, coefficients: Array, index: Array | None = None) -> Agents:
         out = np.empty((self.n, self.d), self.X.dtype)
@@ -153,7 +172,7 @@ class Logistic(LinearModel):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not np.isin(self.y, (-1, 1)).all():
+        if not (np.abs(self.y) == 1).all():
             found = ", ".join(f"{v:g}" for v in np.unique(self.y)[:5])
             raise ProblemError(f"{self.name} needs labels -1 and +1, the data has {found}: use problem.name = \"softmax\" for classes")
 

@@ -8,11 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from decentral.errors import ProblemError
+from decentral.problems.base import Problem
 from decentral.state import Agents, Array
 
 
 @dataclass(eq=False)
-class Quadratic:
+class Quadratic(Problem):
     """Q (n, d, d) symmetric, c (n, d) for the own agents. The coefficient of the only sample is the gradient itself."""
 
     Q: Array

@@ -8,12 +8,12 @@ from typing import ClassVar
 import numpy as np
 
 from decentral.errors import ProblemError
-from decentral.problems.base import largest_eigenvalue, samples_of
+from decentral.problems.base import Problem, largest_eigenvalue, samples_of
 from decentral.state import Agents, Array, Samples
 
 
 @dataclass(eq=False)
-class Softmax:
+class Softmax(Problem):
     """Samples X (S, p), integer classes y (S,) in 0..classes−1, ptr (n + 1,); d = classes · p. Coefficients: (S, classes)."""
 
     X: Array

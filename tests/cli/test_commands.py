@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from decentral import algorithms, experiment
+from decentral import algorithms, experiment, report
 from decentral.cli import NAMESPACES, main
 from tests.cli.conftest import Command
 
@@ -68,6 +68,27 @@ def test_compare(config: Path, command: Command) -> None:
     assert command("compare", "results", "--to", "nonsense").status == 2
     assert "D-PSGD" in command("compare", "results").out
     assert command("compare", "results", "--csv").out.startswith("label,")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [([], ["png"]), (["--format", "pdf"], ["pdf"]), (["--format", "svg, pdf", "--format", "png"], ["svg", "pdf", "png"])],
+    ids=["default", "pdf", "all"],
+)
+def test_report_in_the_formats_asked_for(
+    config: Path, command: Command, monkeypatch: pytest.MonkeyPatch, given: list[str], asked: list[str]
+) -> None:
+    """What is made of them is tested in tests/report."""
+    seen: list[object] = []
+    monkeypatch.setattr(report, "report", lambda *arguments: seen.append(arguments[-1]))
+    command("run", config)
+    assert command("report", experiment.load(config).folder, *given).status == 0 and seen == [asked]
+
+
+def test_report_in_an_unknown_format(config: Path, command: Command) -> None:
+    command("run", config)
+    result = command("report", experiment.load(config).folder, "--format", "jpg")
+    assert result.status == 2 and 'unknown figure format "jpg"; known: pdf, png, svg' in result.err
 
 
 def test_starts_without_heavy_imports() -> None:

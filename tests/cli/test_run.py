@@ -162,6 +162,24 @@ def test_periodic_checkpoint_outlives_a_crash(config: Path, command: Command, mo
     assert [row["round"] for row in trace(chosen.folder)] == [row["round"] for row in trace(straight.folder)]
 
 
+@pytest.mark.parametrize(("decay", "clips"), [(0.98, False), (0.5, True)])
+def test_clipped_entries_are_counted_and_said(config: Path, command: Command, decay: float, clips: bool) -> None:
+    chosen = ["algorithm.name=dpdc3", "algorithm.compressor.name=absolute", f"algorithm.scale_decay={decay}"]
+    result = command("run", config, *(part for item in chosen for part in ("--set", item)))
+    about = record(experiment.load(config, chosen).folder)
+    assert (about["saturated"] > 0) == clips == ("were clipped" in result.err)
+    assert clips == any(f"{about['saturated']} entries" in text for text in about["warnings"])
+
+
+def test_clipped_entries_are_counted_across_a_stop(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "BEAT", 0.0)
+    dpdc3 = {"algorithm.name": "dpdc3", "algorithm.compressor.name": "absolute", "algorithm.scale_decay": 0.5}
+    straight = runner.run(long(config, out="straight", **dpdc3))
+    chosen = long(config, **dpdc3)
+    assert runner.run(chosen, watch=Stops(100, signal.SIGTERM)).status == "interrupted"
+    assert runner.run(chosen, resume=True).record["saturated"] == straight.record["saturated"] > 0
+
+
 def test_divergence_is_an_outcome(config: Path, command: Command) -> None:
     result = command("run", config, "--set", "algorithm.step_size=1e6", "--set", "rounds=500")
     assert result.status == 1
@@ -231,6 +249,12 @@ def test_quadratic_needs_no_data(config: Path, command: Command) -> None:
     table["algorithm"] = {"name": "nids"}
     outcome = runner.run(experiment.parse(table | {"rounds": 200, "target": {"gap": 1e-12}}))
     assert outcome.status == "target"
+
+
+def test_data_are_synthetic_where_none_are_named(config: Path, command: Command) -> None:
+    named = experiment.load(config)
+    config.write_text(config.read_text().replace('[data]\nname = "synthetic"\n', ""))
+    assert experiment.load(config) == named and command("run", config).status == 0
 
 
 def test_single_agent(config: Path) -> None:

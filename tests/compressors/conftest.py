@@ -24,6 +24,7 @@ SETTINGS = {
     "rand-k": [{"k": 1}, {"fraction": 0.5}, {"fraction": 0.1}, {"fraction": 0.3, "contracted": True}],
     "top-k": [{"k": 1}, {"fraction": 0.1}, {"fraction": 1.0}],
     "top-k-quantize": [{"fraction": 0.25}, {"fraction": 0.5, "quantize": {"bits": 2, "rounding": "nearest"}}],
+    "absolute": [{"bits": 8}, {"bits": 1}, {"bits": 3, "step": 0.01, "rounding": "dithered"}, {"bits": 16, "step": 1e-4}],
 }
 
 
@@ -39,13 +40,24 @@ def compressor(request):
     return build(request.param)
 
 
+def use_numpy(monkeypatch):
+    """Until the test, or the context of the patch, ends."""
+    monkeypatch.setattr(kernels, "c", None)
+    monkeypatch.setattr(kernels, "sparse", None)
+
+
+@pytest.fixture(name="use_numpy")
+def _use_numpy():
+    return use_numpy
+
+
 @pytest.fixture(params=["c", "numpy"])
 def backend(request, monkeypatch):
     """Both sets of inner loops."""
     if request.param == "c" and kernels.c is None:
         pytest.skip(kernels.why)
     if request.param == "numpy":
-        monkeypatch.setattr(kernels, "c", None)
+        use_numpy(monkeypatch)
     return request.param
 
 

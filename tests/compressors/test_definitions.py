@@ -32,22 +32,36 @@ def test_top_k_keeps_the_k_largest_ties_to_the_smallest_place(vectors, key_of, d
             assert lost**2 <= (1 - k / d) * all_of_it**2 * (1 + 1e-12)
 
 
-def test_top_k_wire(key_of):
+def test_top_k_wire(backend, key_of):
     v = np.array([[0.0, -5.0, 1.0, 5.0, 0.0]])
     payload = TopK(k=2).encode(v, key_of(1))
     assert payload[0, :16].view("<f8").tolist() == [-5, 5]
-    assert payload[0, 16:].tolist() == [1 | 3 << 3]  # places of three bits, in order
+    assert payload[0, 16:].tolist() == [1 << 1 | 1 << 3]  # a bitmap
     assert TopK(k=2).nbytes(5, np.float64) == 17 and TopK(k=2).ideal_bits(5, np.float64) == 2 * (32 + 3)
-    assert TopK(k=1).nbytes(1, np.float64) == 8  # one place needs no bits
+    assert TopK(fraction=0.1).nbytes(10**6, np.float32) == 465_625
 
 
-def test_places_that_no_encoder_writes_are_refused():
+def test_places_that_no_encoder_writes_are_refused(backend):
     good = TopK(k=2).encode(np.array([[0.0, -5.0, 1.0, 5.0, 0.0]]), None)
-    for places in (1 | 7 << 3, 3 | 1 << 3, 2 | 2 << 3):
+    for places in (0, 1 << 3, 1 | 1 << 2 | 1 << 4):
         bad = good.copy()
         bad[0, 16] = places
         with pytest.raises(TransportError, match="places"):
             TopK(k=2).decode(bad, 5, np.float64)
+
+
+@pytest.mark.parametrize("spec", [TopK(k=7), TopKQuantize(k=7), RandK(k=7), RandK(k=2)])
+@pytest.mark.parametrize("step", [1.0, 0.3])
+def test_error_feedback_moves_the_places_alone(backend, dtype, key_of, spec, step):
+    rng = np.random.default_rng(0)
+    x, u = rng.standard_normal((2, 5, 60)).astype(dtype)
+    payload = spec.encode(x, key_of(5))
+    q, moved = spec.decode(payload, 60, dtype), u.copy()
+    estimate = spec.advance(payload, moved, step)
+    assert (estimate == u + q).all() and (moved == (u + q if step == 1 else u + step * q)).all()
+    assert (estimate is moved) == (step == 1)
+    apart = np.asfortranarray(u)
+    assert (spec.advance(payload, apart, step) == estimate).all() and (apart == moved).all()
 
 
 @pytest.mark.parametrize("d, k", [(1, 1), (5, 2), (20, 5), (1000, 300)])
@@ -68,8 +82,9 @@ def test_rand_k_draws_every_entry_equally_often(key_of):
 
 
 def test_rand_k_sends_the_places_only_where_they_are_short():
-    assert RandK(k=5).nbytes(20, np.float64) == 40 + 4  # 25 bits of places
-    assert RandK(k=7).nbytes(20, np.float32) == 28 + 4  # 35 bits of places: drawn again from four bytes
+    assert RandK(k=5).nbytes(20, np.float64) == 40 + 3  # a bitmap
+    assert RandK(k=2).nbytes(1000, np.float32) == 8 + 3
+    assert RandK(k=7).nbytes(40, np.float32) == 28 + 4  # five bytes of places: drawn again from four
     assert RandK(k=1).nbytes(20, np.float64) == 8 + 1
     assert RandK(fraction=0.01).nbytes(10**6, np.float32) == 4 + 4 * 10_000
     assert RandK(k=5).ideal_bits(20, np.float64) == 5 * (32 + 5)
@@ -106,7 +121,7 @@ def test_top_k_quantize_is_the_quantizer_of_the_survivors(backend, vectors, key_
     for out, row in zip(c, top, strict=True):
         assert (row[out != 0] != 0).all()
         np.testing.assert_allclose(out, row, atol=np.abs(row).max() / 127 * (1 + 1e-5))
-    assert q.nbytes(100, v.dtype) == 4 + 25 + -(-25 * 7 // 8)
+    assert q.nbytes(100, v.dtype) == 4 + 25 + -(-(25 * 2 + 25 + 24 - 1) // 8)  # Elias-Fano with two low bits
     assert q.ideal_bits(100, v.dtype) == 32 + 25 * 8 + 25 * 7
 
 

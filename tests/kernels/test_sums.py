@@ -78,6 +78,69 @@ def test_a_batch_is_its_samples_to_the_bit(d, B, dtype):
     assert same_bits(sums, expected)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", WIDTHS)
+def test_blend_rounds_every_product_and_sum_once(d, dtype):
+    y, w, x = rows(9, d, dtype), rows(9, d, dtype, 1), rows(5, d, dtype, 2)
+    a, b, c = (dtype(v) for v in (0.3, -0.7, 1.1))
+    expected = (a * y + b * w) + c * x[HEAD]
+    for out in (np.full_like(y, np.nan), y.copy(), w.copy()):
+        first, second = (out if np.array_equal(out, v) else v for v in (y, w))
+        kernels.c.blend(0.3, first, -0.7, second, 1.1, x, HEAD, out)
+        assert same_bits(out, expected)
+    kernels.c.blend(0.3, y, -0.7, w, 0.0, None, None, out)
+    assert same_bits(out, a * y + b * w)
+    x = rows(9, d, dtype, 2)
+    expected = (a * y + b * w) + c * x
+    kernels.c.blend(0.3, y, -0.7, w, 1.1, x, None, x)
+    assert same_bits(x, expected)
+
+
+def test_the_slope_of_the_logistic_loss():
+    """Within 4 units in the last place of φ'(t, b) = −b/(1 + exp(b t)); NaN stays NaN, nothing overflows."""
+    t = np.concatenate((np.linspace(-40, 40, 100_001), [0.0, -0.0, 700, -700, 1e300, -1e300, np.inf, -np.inf, np.nan]))
+    for b in (1.0, -1.0):
+        out = t.copy()
+        kernels.c.glm_slopes(out, np.full_like(t, b), True)
+        with np.errstate(over="ignore"):
+            exact = -b / (1 + np.exp(b * t.astype(np.longdouble)))
+        assert np.isnan(out[-1]) and (np.abs(out[:-1] - exact[:-1]) <= 4 * 2.0**-52 * np.abs(exact[:-1]) + 1e-307).all()
+
+
+@pytest.mark.parametrize("logistic", [True, False])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("d", [1, 3, 9, 100, 1025])
+def test_an_estimate_is_its_parts_to_the_bit(d, dtype, logistic):
+    """Against the compiled parts: products, slopes, sums; over all samples, over a batch, with a table, renewed or not."""
+    sizes = np.array([5, 40, 700])
+    ptr = np.concatenate(([0], np.cumsum(sizes)))
+    X, x, mean = rows(745, d, dtype), rows(3, d, dtype, 1), rows(3, d, dtype, 2)
+    y, table = np.where(rows(1, 745, dtype, 3)[0] > 0, dtype(1), dtype(-1)), rows(1, 745, dtype, 4)[0]
+    batch = np.array([[4, 0, 1, 3, 2], [9, 39, 8, 0, 17], [699, 5, 6, 7, 300]])
+    l2 = 0.125  # a power of two: exact in both types
+    for index in (None, batch):
+        at = slice(None) if index is None else ptr[:-1, None] + index
+        new = np.empty(745 if index is None else (3, 5), dtype)
+        name = "glm_margins" if index is None else "glm_margins_batch"
+        getattr(kernels.c, name)(X, ptr, *([] if index is None else [index]), x, new)
+        kernels.c.glm_slopes(new.reshape(-1), y[at].reshape(-1), logistic)
+        for T, renew in ((None, False), (table, False), (table, True)):
+            change = np.empty((3, d), dtype)
+            coef = new if T is None else new - T[at]
+            name = "glm_combine" if index is None else "glm_combine_batch"
+            getattr(kernels.c, name)(X, ptr, *([] if index is None else [index]), coef, change)
+            g = change / (sizes[:, None].astype(dtype) if index is None else dtype(5))
+            g = (g if T is None else g + mean) + dtype(l2) * x
+            out, t, m = np.full((3, d), np.nan, dtype), None if T is None else T.copy(), None if T is None else mean.copy()
+            kernels.c.glm_estimate(X, ptr, index, x, y, logistic, l2, t, m, renew, out)
+            assert same_bits(out, g)
+            if T is not None:
+                expected = T.copy()
+                expected[at] = new if renew else T[at]
+                assert same_bits(t, expected)
+                assert same_bits(m, mean + change / sizes[:, None].astype(dtype) if renew else mean)
+
+
 @pytest.mark.parametrize("d", [5, 100])
 def test_agents_alone_give_the_bits_that_they_give_together(d):
     ptr = np.array([0, 5, 6, 20])
@@ -115,9 +178,16 @@ def wrong_calls():
         "rounds": ("words", 0, 1 << 32, 0, np.arange(2), np.zeros((2, 4), np.uint32)),
         "ids": ("words", 0, 0, 0, np.array([-1, 0]), np.zeros((2, 4), np.uint32)),
         "batch": ("sample_batches", 0, 0, 0, np.arange(2), np.array([3, 2]), np.zeros((2, 3), np.int64)),
-        "payload": ("quantize_encode", 0, 0, 0, np.arange(4), out, np.zeros((4, 6), np.uint8), 254, 8, 3, False, True),
-        "grid": ("quantize_encode", 0, 0, 0, np.arange(4), out, np.zeros((4, 7), np.uint8), 256, 8, 3, False, True),
+        "payload": ("quantize_encode", 0, 0, 0, np.arange(4), out, None, np.zeros((4, 6), np.uint8), 254, 8, 3, False, True),
+        "grid": ("quantize_encode", 0, 0, 0, np.arange(4), out, None, np.zeros((4, 7), np.uint8), 256, 8, 3, False, True),
+        "minus": ("quantize_encode", 0, 0, 0, np.arange(4), out, x, np.zeros((4, 7), np.uint8), 254, 8, 3, False, True),
         "block": ("quantize_decode", np.zeros((4, 11), np.uint8), out, 254, 8, 2, 1.0),
+        "reference": ("quantize_advance", np.zeros((4, 7), np.uint8), out, x, 254, 8, 3, 1.0, 1.0),
+        "blend": ("blend", 1.0, z, 1.0, out, 0.0, None, None, z),
+        "blend beyond": ("blend", 1.0, z, 1.0, z, 1.0, x, HEAD + 1, z.copy()),
+        "estimate": ("glm_estimate", z, PTR, None, out, c[:8].copy(), True, 0.0, None, None, False, out.copy()),
+        "estimate beyond": ("glm_estimate", z, PTR, index + 3, out, c, True, 0.0, None, None, False, out.copy()),
+        "nothing to renew": ("glm_estimate", z, PTR, None, out, c, True, 0.0, None, None, True, out.copy()),
     }
 
 

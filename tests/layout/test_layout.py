@@ -5,14 +5,17 @@ Run under mpirun: every rank computes the in-process answer as well and compares
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import networkx as nx
 import numpy as np
 import pytest
 from cases import facts_of, hood_of, p100
 
-from decentral import algorithms
+from decentral import algorithms, kernels
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
+from decentral.errors import TransportError
 from decentral.estimators import Oracle
 from decentral.estimators import build as estimator
 from decentral.graph import Graph, mixing
@@ -35,16 +38,24 @@ CASES = [
         if hasattr(algorithms.load(name), "compressor")
         else [(None, {"name": "saga", "batch": 2}), (None, {"name": "l-svrg", "batch": 2})]
     )
-] + [("lt-admm-cc", {"name": "rand-k", "k": 3}, {"name": "svrg", "batch": 2, "every": 3}), ("lead", Q3, {"name": "full"})]
+] + [
+    ("lt-admm-cc", {"name": "rand-k", "k": 3}, {"name": "svrg", "batch": 2, "every": 3}),
+    ("lead", Q3, {"name": "full"}),
+    ("dyna-cold", {"name": "absolute", "bits": 1}, {"name": "full"}),
+    ("dpdc3", {"name": "absolute", "bits": 5, "rounding": "dithered"}, {"name": "saga", "batch": 2}),
+]
 
 
-def mpi_hood(graph: nx.Graph, how: str, seed: int = 7):
+def mpi_hood(graph: nx.Graph, how: str, seed: int = 7, calls: str = "auto"):
     from mpi4py import MPI
 
     from decentral.neighborhood.mpi import MPINeighborhood
 
     g = Graph.from_networkx(graph)
-    return MPINeighborhood(g, mixing(g), place(len(graph), MPI.COMM_WORLD.size, how, seed=3), seed=seed)
+    try:
+        return MPINeighborhood(g, mixing(g), place(len(graph), MPI.COMM_WORLD.size, how, seed=3), seed=seed, calls=calls)
+    except TransportError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("how", ["block", "cyclic", "random"])
@@ -107,6 +118,51 @@ def test_same_bits_as_in_process(name: str, c: dict | None, e: dict, how: str) -
         names.append(field)
     assert "x" in names
     hood.close()
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("calls", ["collective", "pairs", "direct"])
+def test_same_bits_however_they_are_sent(calls: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decentral.neighborhood import mpi
+
+    if not compiled:
+        monkeypatch.setattr(kernels, "wire", None)
+    if calls == "direct":
+        monkeypatch.setattr(mpi, "DIRECT", 0)
+    graph = GRAPHS["random"]
+    hood, one = mpi_hood(graph, "random", calls="pairs" if calls == "direct" else calls), hood_of(graph)
+    assert calls == "direct" or hood.calls == calls
+    q, rng = compressor(Q3), np.random.default_rng(3)
+    kept = []  # what one exchange returned must survive the next ones
+    for k in range(4):
+        x, z = rng.normal(size=(one.n, 70)), rng.normal(size=(one.m, 70))
+        for where in (one, hood):
+            messages = where.to_neighbors(q, x[where.agents], k), where.along_arcs(PLAIN, z[where.arcs], k)
+            kept.append(where.exchange(*messages))
+    assert type(next(iter(hood.exchanges.values()))).__name__ == ("Direct" if calls == "direct" else "Staged")
+    for (known, arcs), (mine, my_arcs) in zip(kept[::2], kept[1::2], strict=True):
+        np.testing.assert_array_equal(mine, known[hood.known])
+        np.testing.assert_array_equal(my_arcs, arcs[hood.arcs])
+    hood.close()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_message_that_does_not_fit_is_refused(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decentral.neighborhood import mpi
+
+    if direct:
+        monkeypatch.setattr(mpi, "DIRECT", 0)
+    for norm, k, sentence in (
+        ("2", 0, "another message than it expects, which is agents rows of .* Quantize"),  # as many bytes, another meaning
+        ("inf", 3, r"exchange 1 of round \d in place of exchange 1 of round \d: a rank is out of step"),
+    ):
+        hood = mpi_hood(GRAPHS["ring"], "block")
+        odd = hood.rank == 1
+        q = compressor({"name": "quantize", "bits": 4, "norm": norm if odd else "inf"})
+        touched = odd or any(peer.rank == 1 for peer in hood.peers)
+        with pytest.raises(TransportError, match=sentence) if touched else nullcontext():
+            hood.exchange(hood.to_neighbors(q, np.ones((hood.n, 40)), k if odd else 0))
+        hood.close()
 
 
 def test_one_agent_per_rank_sends_what_is_counted() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import networkx as nx
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from decentral import kernels
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
 from decentral.graph import Graph, mixing
-from decentral.neighborhood import HEADER, Lossy, Traced
+from decentral.neighborhood import HEADER, Emulated, Lossy, Traced
 
 GRAPHS = {
     "ring": nx.cycle_graph(9),
@@ -61,6 +63,41 @@ def test_compiled_sums_are_the_sums_of_numpy(graph: nx.Graph, monkeypatch: pytes
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("step", [1.0, 0.3])
+@pytest.mark.parametrize("spec", [{"name": "quantize", "bits": 4}, {"name": "top-k", "k": 2}, {"name": "identity"}])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_error_feedback_is_the_plain_recursion(
+    graph: nx.Graph, spec: dict, step: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """û = u + q, u ← u + η q on known rows and on arcs, in one exchange, to the bit."""
+    if not compiled:
+        monkeypatch.setattr(kernels, "c", None)
+    hood, rng, C = hood_of(graph), np.random.default_rng(3), compressor(spec)
+    x, z = rng.normal(size=(hood.n, 7)), rng.normal(size=(hood.m, 7))
+    u, r = rng.normal(size=(hood.n + hood.g, 7)), rng.normal(size=(hood.m, 7))
+    q = hood.exchange(hood.to_neighbors(C, x - hood.own(u), 5), hood.along_arcs(C, z - r, 5, stream=1))
+    expected = [(ref + v, ref + step * v) for ref, v in zip((u, r), q, strict=True)]
+    messages = hood.to_neighbors(C, x, 5, minus=u), hood.along_arcs(C, z, 5, stream=1, minus=r)
+    own = messages[1].decode().copy()
+    estimates = hood.exchange(*messages, onto=(u, r), step=step)
+    for (estimate, moved), found, ref in zip(expected, estimates, (u, r), strict=True):
+        np.testing.assert_array_equal(found, estimate)
+        np.testing.assert_array_equal(ref, moved)
+    s = rng.normal(size=z.shape)
+    expected_own = s + own
+    np.testing.assert_array_equal(messages[1].advance(s, step), expected_own)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_blend_on_arcs(graph: nx.Graph, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(kernels, "c", None)
+    hood, rng = hood_of(graph), np.random.default_rng(4)
+    y, w, x = rng.normal(size=(hood.m, 3)), rng.normal(size=(hood.m, 3)), rng.normal(size=(hood.n, 3))
+    expected = (0.3 * y - 0.7 * w) + 2.5 * hood.heads(x)
+    np.testing.assert_array_equal(hood.blend(0.3, y, -0.7, w, 2.5, x, out=y), expected)
+
+
 def test_bytes_are_counted_for_each_arc_and_exchange() -> None:
     hood = hood_of(GRAPHS["star"])
     q = compressor({"name": "quantize", "bits": 8})
@@ -89,3 +126,15 @@ def test_a_trace_says_who_sent_what_to_whom() -> None:
     assert hood.lines == [
         f"round {k}: {arc} agents:identity(16 B)" for k in range(2) for arc in ("0→1", "1→0", "1→2", "2→1")
     ]
+
+
+def test_an_emulated_network_takes_its_time_and_changes_nothing() -> None:
+    graph = nx.cycle_graph(5)
+    g = Graph.from_networkx(graph)
+    slow, plain = Emulated(g, mixing(g), latency=2e-3, bandwidth=1e6), hood_of(graph)
+    x = np.random.default_rng(4).normal(size=(5, 500))
+    start = time.perf_counter()
+    known = slow.exchange(slow.to_neighbors(PLAIN, x, 0))
+    assert time.perf_counter() - start >= 2 * (2e-3 + (500 * 8 + HEADER) / 1e6)
+    np.testing.assert_array_equal(known, plain.exchange(plain.to_neighbors(PLAIN, x, 0)))
+    assert slow.wire_bytes == plain.wire_bytes

@@ -1,0 +1,100 @@
+"""Is `compressor = "auto"` right? Its choice against what is then measured, on networks of several speeds.
+
+    decentral bench auto
+
+Eight agents on a ring run LEAD in process; the network is emulated: an exchange ends when its bytes would have arrived. The
+prediction is made without that network, from its latency and bandwidth. "right" means: compress, or do not compress, as
+the faster of the measured times to 1e-6 of the first ‖∇F(x̄)‖² does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+
+from decentral.algorithms import load
+from decentral.algorithms.facts import Facts
+from decentral.bench.workload import ring, workload
+from decentral.compressors import build
+from decentral.compressors.auto import Auto, Prediction, choose, rounds_of, seconds_of
+from decentral.estimators import Full, Oracle
+from decentral.graph import mixing
+from decentral.neighborhood import Emulated, InProcess
+
+NETWORKS: dict[str, tuple[float | None, float | None]] = {
+    "none": (None, None),
+    "100 Gb/s, 2 us": (2e-6, 12.5e9),
+    "10 Gb/s, 10 us": (1e-5, 1.25e9),
+    "1 Gb/s, 50 us": (5e-5, 125e6),
+    "100 Mb/s, 1 ms": (1e-3, 12.5e6),
+}
+WIDTHS = (100, 3000, 30_000)
+MOST, AGENTS = 400, 8
+
+
+def rows(seconds: float) -> list[dict[str, Any]]:
+    graph = ring(AGENTS)
+    weights = mixing(graph)
+    l_l, l_u = graph.laplacian_extremes
+    table = []
+    for d in WIDTHS:
+        problem = workload(np.arange(AGENTS), d, 200)
+        smooth, convex, single = problem.constants()
+        facts = Facts(
+            float(smooth.max()), float(convex.min()), float(single.max()), d, 200.0, AGENTS, graph.n_arcs // 2, 2, l_l, l_u,
+            weights.lambda_2, weights.lambda_min,
+        )  # fmt: skip
+        needed: dict[int, float] = {}
+        for name, (latency, bandwidth) in NETWORKS.items():
+            auto = Auto(latency=latency, bandwidth=bandwidth)
+            predicted, measured = [], []
+            for i, candidate in enumerate(auto.candidates()):
+                method = dataclasses.replace(load("lead")(), compressor=build(candidate))
+                hood = InProcess(graph, weights)
+                oracle = Oracle(problem, Full(), hood.agents)
+                tuned = method.tuned(facts)
+                predicted.append(
+                    Prediction(candidate, seconds_of(tuned, hood, oracle, d, auto), rounds_of(method, facts, graph, weights))
+                )
+                if i not in needed:
+                    needed[i] = _rounds(tuned, hood, oracle, problem)
+                slow = Emulated(graph, weights, latency=latency or 0.0, bandwidth=bandwidth)
+                measured.append(_seconds(tuned, slow, oracle, seconds) * needed[i])
+            chosen, best = choose(predicted).table, int(np.argmin(measured))
+            plain, compressed = measured[0], min(measured[1:])
+            compress = chosen["name"] != "identity"
+            table.append({
+                "d": d, "network": name, "auto": _name(chosen), "fastest": _name(predicted[best].table),
+                "plain, s": plain, "compressed, s": compressed, "plain / compressed": plain / compressed,
+                "right": "yes" if compress == (compressed < plain) else "no",
+            })  # fmt: skip
+    return table
+
+
+def _name(table: dict[str, Any]) -> str:
+    return " ".join(str(v) for v in table.values())
+
+
+def _rounds(method: Any, hood: InProcess, oracle: Oracle, problem: Any) -> float:
+    """Rounds until ‖∇F(x̄)‖² is a millionth of what it was, counted on the real problem; inf after MOST."""
+    s, first = method.init(np.zeros((hood.n, problem.d)), hood, oracle), 0.0
+    for k in range(MOST):
+        g = problem.evaluate(s.x.mean(axis=0)[None])[1][0]
+        first = first or float(g @ g)
+        if g @ g <= 1e-6 * first:
+            return float(k)
+        s = method.round(s, k, hood, oracle)
+    return np.inf
+
+
+def _seconds(method: Any, hood: Emulated, oracle: Oracle, seconds: float) -> float:
+    s, best, k = method.init(np.zeros((hood.n, oracle.problem.d)), hood, oracle), np.inf, 0
+    end = time.perf_counter() + seconds
+    while k < 3 or time.perf_counter() < end:
+        start = time.perf_counter()
+        s = method.round(s, k, hood, oracle)
+        best, k = min(best, time.perf_counter() - start), k + 1
+    return best

@@ -1,0 +1,281 @@
+"""Messages between ranks against bare MPI calls with the same bytes, in one run.
+
+What is compared, interleaved, the fastest of several windows each:
+
+    transport   `exchange` of packed rows; the same request started bare; fresh Isend/Irecv; pickled send/recv
+    averaging   the mean over neighbors of a float32 vector; bare: Isend/Irecv and NumPy
+    methods     D-PSGD and exact diffusion, logistic regression, d = 100, 1000 samples an agent, full gradients;
+                bare: the same recursion on Isend/Irecv and NumPy
+    sharing     ranks that compute 50 µs between exchanges, against their work divided by the cores
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from mpi4py import MPI
+
+from decentral.algorithms import load
+from decentral.algorithms.base import PLAIN
+from decentral.bench.workload import TOLERANCE, ring, workload
+from decentral.compressors import Quantize
+from decentral.estimators import Full, Oracle
+from decentral.graph import Graph, mixing
+from decentral.message import Message
+from decentral.neighborhood.mpi import MPINeighborhood
+from decentral.problems import Logistic
+from decentral.state import Array
+
+
+class Bare:
+    """What one would write by hand on mpi4py: fresh Isend/Irecv of a vector to each neighbor."""
+
+    def __init__(self, hood: MPINeighborhood):
+        self.comm, self.peers = hood.comm, [peer.rank for peer in hood.peers]
+
+    def exchange(self, send: Array, receive: Array) -> None:
+        requests = [self.comm.Irecv(receive[i], p, 77) for i, p in enumerate(self.peers)]
+        requests += [self.comm.Isend(send, p, 77) for p in self.peers]
+        MPI.Request.Waitall(requests)
+
+
+def persistent_exchange(hood: MPINeighborhood, send: Array, into: Array, sizes: list[int], starts: list[int]) -> list[Any]:
+    """The least that MPI offers: a persistent neighborhood collective, or a pair of persistent requests per peer."""
+    if hood.calls == "collective":
+        return [hood.adjacent.Neighbor_alltoallv_init([send, sizes, starts, MPI.BYTE], [into, sizes, starts, MPI.BYTE])]
+    made = []
+    for peer, size, at in zip(hood.peers, sizes, starts, strict=True):
+        made.append(hood.comm.Recv_init([into[at : at + size], MPI.BYTE], peer.rank, 79))
+        made.append(hood.comm.Send_init([send[at : at + size], MPI.BYTE], peer.rank, 79))
+    return made
+
+
+def race(comm: MPI.Comm, seconds: float, **bodies: Callable[[int], Any]) -> dict[str, float]:
+    """Seconds a call of each, the fastest of interleaved windows, the slowest rank. COLLECTIVE."""
+    best = dict.fromkeys(bodies, np.inf)
+    counts = {}
+    for name, body in bodies.items():  # how many calls fill a window
+        for count in (1, 4, 16):
+            comm.Barrier()
+            start = time.perf_counter()
+            for k in range(count):
+                body(k)
+            spent = np.array(time.perf_counter() - start)
+            comm.Allreduce(MPI.IN_PLACE, spent, MPI.MAX)
+        counts[name] = int(np.clip(seconds / 6 / max(float(spent) / 16, 1e-7), 3, 100_000))
+    for _ in range(6):
+        for name, body in bodies.items():
+            comm.Barrier()
+            start = time.perf_counter()
+            for k in range(counts[name]):
+                body(k)
+            spent = np.array((time.perf_counter() - start) / counts[name])
+            comm.Allreduce(MPI.IN_PLACE, spent, MPI.MAX)
+            best[name] = min(best[name], float(spent))
+    return best
+
+
+def rows(seconds: float) -> list[dict[str, Any]]:
+    """The rows of the table, on rank 0; [] elsewhere. COLLECTIVE over the world."""
+    comm = MPI.COMM_WORLD
+    graph = ring(comm.size)
+    table: list[dict[str, Any]] = []
+
+    def row(what: str, ours: float, bare: float, note: str = "") -> None:
+        table.append({"what": what, "ours/s": 1 / ours, "bare/s": 1 / bare, "ours / bare time": ours / bare, "note": note})
+
+    hood = MPINeighborhood(graph, mixing(graph), np.arange(comm.size), comm)
+    _transport(hood, seconds, row)
+    _averaging(comm, graph, seconds, row)
+    _methods(hood, seconds, row)
+    _sharing(hood, seconds, row)
+    hood.close()
+    return table if comm.rank == 0 else []
+
+
+def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) -> None:
+    comm, bare = hood.comm, Bare(hood)
+    for size, name in ((1 << 10, "1 KiB"), (1 << 22, "4 MiB")):
+        message = Message("agents", np.ones((1, size), np.uint8), PLAIN, size // 8, np.dtype(np.float64))
+        receive = np.empty((len(bare.peers), size), np.uint8)
+        array = np.ones(size // 8)
+        sizes, starts = [size] * len(bare.peers), [size * i for i in range(len(bare.peers))]
+        send, into = np.ones(size * len(bare.peers), np.uint8), np.empty(size * len(bare.peers), np.uint8)
+        made = persistent_exchange(hood, send, into, sizes, starts)
+
+        def persistent(k: int, made: list[Any] = made) -> None:
+            MPI.Prequest.Startall(made)
+            MPI.Request.Waitall(made)
+
+        def ours(k: int, message: Message = message) -> None:
+            hood._finish(hood._start((message,)))
+
+        def fresh(k: int, message: Message = message, receive: Array = receive) -> None:
+            bare.exchange(message.payload, receive)
+
+        def pickled(k: int, array: Array = array) -> None:
+            requests = [comm.isend(array, p, 78) for p in bare.peers]
+            for p in bare.peers:
+                comm.recv(source=p, tag=78)
+            MPI.Request.waitall(requests)
+
+        found = race(
+            comm, seconds,
+            ours=ours, persistent=persistent, fresh=fresh, pickled=pickled,
+        )  # fmt: skip
+        for request in made:
+            request.Free()
+        row(f"{name}, exchange against the bare persistent request", found["ours"], found["persistent"], hood.calls)
+        row(f"{name}, exchange against Isend/Irecv", found["ours"], found["fresh"])
+        row(f"{name}, exchange against pickled send/recv", found["ours"], found["pickled"])
+
+
+def _averaging(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., None]) -> None:
+    hood = MPINeighborhood(graph, mixing(graph), np.arange(comm.size), comm, dtype=np.float32)
+    bare = Bare(hood)
+    for d in (100, 100_000, 1_000_000):
+        x = np.random.default_rng(comm.rank).normal(size=(1, d)).astype(np.float32)
+        y, receive, w = x[0].copy(), np.empty((len(bare.peers), d), np.float32), np.float32(hood.weights[0])
+
+        def by_hand(k: int, y: Array = y, receive: Array = receive, w: Any = w) -> None:
+            bare.exchange(y, receive)
+            mean = receive.sum(axis=0)
+            mean *= w
+            y *= 1 - len(bare.peers) * w
+            y += mean
+
+        def ours(k: int, x: Array = x) -> None:
+            x -= hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, x, k)))
+
+        found = race(comm, seconds, ours=ours, bare=by_hand)
+        row(f"average of {d:,} float32 over the neighbors", found["ours"], found["bare"])
+    hood.close()
+
+
+def _methods(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) -> None:
+    comm, bare = hood.comm, Bare(hood)
+    problem = workload(hood.agents)
+    oracle = Oracle(problem, Full(), hood.agents)
+    smooth = float(hood.max(problem.constants()[0]).max())
+    step = 1 / smooth
+    X, y, d, w, peers = problem.X, problem.y, problem.d, float(hood.weights[0]), len(bare.peers)
+    receive = np.empty((peers, d))
+
+    def gradient(x: Array) -> Array:
+        return X.T @ (-y / (1 + np.exp(y * (X @ x)))) / len(y) + problem.l2 * x
+
+    def mixed(x: Array) -> Array:
+        bare.exchange(x, receive)
+        return (1 - peers * w) * x + w * receive.sum(axis=0)
+
+    def dgd() -> Callable[[int], Array]:
+        x = np.zeros(d)
+
+        def step_of(k: int) -> Array:
+            x[:] = mixed(x) - 0.1 * step * gradient(x)
+            return x
+
+        return step_of
+
+    def diffusion() -> Callable[[int], Array]:
+        x, psi = np.zeros(d), np.zeros(d)
+
+        def step_of(k: int) -> Array:
+            new = x - step * gradient(x)
+            phi = new + x - psi if k else new
+            psi[:] = new
+            x[:] = 0.5 * (phi + mixed(phi))
+            return x
+
+        return step_of
+
+    def method(name: str, **parameters: Any) -> Callable[[], Callable[[int], Array]]:
+        def begin() -> Callable[[int], Array]:
+            made = load(name)(**parameters)
+            state = [made.init(np.zeros((1, d)), hood, oracle)]
+
+            def step_of(k: int) -> Array:
+                state[0] = made.round(state[0], k, hood, oracle)
+                x: Array = state[0].x
+                return x[0]
+
+            return step_of
+
+        return begin
+
+    plain = method("d-psgd", step_size=0.1 * step)
+    found = race(comm, seconds, ours=plain(), bare=dgd())
+    row("D-PSGD round, full gradients", found["ours"], found["bare"])
+    exact = method("exact-diffusion", step_size=step)
+    ours, rounds = _until(hood, problem, exact, seconds)
+    by_hand, bare_rounds = _until(hood, problem, diffusion, seconds)
+    row(f"exact diffusion to {TOLERANCE:g}", ours, by_hand, f"{rounds} rounds in {ours:.4f} s; bare {bare_rounds} in {by_hand:.4f} s")
+    before = hood.wire_bytes
+    two_bits = method("lead", step_size=step, mixing_step=0.5, reference_step=0.2, compressor=Quantize(bits=2))
+    spent, rounds = _until(hood, problem, two_bits, seconds, once=True)
+    sent = (hood.wire_bytes - before) * rounds // MOST
+    row(f"LEAD, 2 bits, to {TOLERANCE:g}", spent, by_hand, f"{rounds} rounds, {sent:,} bytes sent by an agent")
+
+
+MOST = 200
+"""Rounds that `_until` runs."""
+
+
+def _until(
+    hood: MPINeighborhood, problem: Logistic, begin: Callable[[], Callable[[int], Array]], seconds: float, once: bool = False
+) -> tuple[float, int]:
+    """Seconds and rounds to the tolerance on the mean iterate, the fastest of several runs. COLLECTIVE.
+
+    Iterates are kept while the clock runs and looked at afterwards.
+    """
+    best, reached, comm = np.inf, MOST, hood.comm
+    for _ in range(1 if once else 9):
+        step_of = begin()
+        kept, clock = np.empty((MOST, problem.d)), np.empty(MOST)
+        comm.Barrier()
+        start = time.perf_counter()
+        for k in range(MOST):
+            kept[k] = step_of(k)
+            clock[k] = time.perf_counter() - start
+        mean, clock = hood.sum(kept) / comm.size, hood.max(clock)
+        gradients = hood.sum(problem.evaluate(mean)[1]) / comm.size
+        good = np.flatnonzero(np.einsum("kd,kd->k", gradients, gradients) <= TOLERANCE)
+        if not len(good):
+            return np.inf, MOST
+        reached = int(good[0]) + 1
+        best = min(best, float(clock[good[0]]))
+    return best, reached
+
+
+def _sharing(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) -> None:
+    comm = hood.comm
+    message = Message("agents", np.ones((1, 1024), np.uint8), PLAIN, 128, np.dtype(np.float64))
+    matrix = np.random.default_rng(0).normal(size=(64, 64))
+
+    def work() -> None:
+        for _ in range(5):
+            matrix @ matrix
+
+    if comm.rank == 0:  # alone, so that the work is known
+        best = np.inf
+        for _ in range(2000):
+            start = time.perf_counter()
+            work()
+            best = min(best, time.perf_counter() - start)
+    alone = float(comm.bcast(best if comm.rank == 0 else None))
+
+    def both(k: int) -> None:
+        work()
+        hood._finish(hood._start((message,)))
+
+    found = race(comm, seconds, both=both)
+    cores = len(os.sched_getaffinity(0))
+    ideal = alone * max(1.0, comm.size / cores)
+    row(
+        f"{alone * 1e6:.0f} µs of work and 1 KiB to the neighbors, {comm.size} ranks on {cores} cores",
+        found["both"], ideal, f"ideal / measured {ideal / found['both']:.2f}",
+    )  # fmt: skip

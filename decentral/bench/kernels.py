@@ -1,0 +1,148 @@
+"""Compressors against a copy of the same array and against the stock alternatives, interleaved, on one thread.
+
+    decentral bench kernels [--size 10000000]
+
+A ratio is a time over that of `numpy.copyto` of the same float32 array in the same run. "stock" is what one would
+write without this project: NumPy for the quantizer (the plain text of the same function), `numpy.argpartition` of the
+magnitudes for top-k, `numpy.packbits` for signs; and PyTorch where it is installed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from decentral import kernels
+from decentral.compressors import NormSign, Quantize, RandK, TopK, TopKQuantize
+from decentral.random import Key
+from decentral.state import Array
+
+ROWS = 3
+"""Known rows in the row "a round": the own and two neighbors'."""
+
+
+def best_of(seconds: float, bodies: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """The fastest call of each, in turn until the time is over; three calls at least."""
+    best = dict.fromkeys(bodies, np.inf)
+    end, turn = time.perf_counter() + seconds, 0
+    while turn < 3 or time.perf_counter() < end:
+        for name, body in bodies.items():
+            start = time.perf_counter()
+            body()
+            best[name] = min(best[name], time.perf_counter() - start)
+        turn += 1
+    return best
+
+
+class numpy_only:
+    """Within it, the NumPy text of every kernel runs."""
+
+    def __enter__(self) -> None:
+        self.kept = kernels.c, kernels.sparse
+        kernels.c = kernels.sparse = None
+
+    def __exit__(self, *exc: object) -> None:
+        kernels.c, kernels.sparse = self.kept
+
+
+def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
+    """The rows of the table for arrays of n float32."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 1, n), dtype=np.float32)
+    key = Key(0, 1, 0, np.array([0]))
+    table: list[dict[str, Any]] = []
+
+    def add(
+        what: str, body: Callable[[], Any], stock: dict[str, Callable[[], Any]], payload: int | None = None, bits: float = 0.0
+    ) -> None:
+        found = best_of(seconds, {"ours": body, "copy": lambda: np.copyto(y, x), **stock})
+        for name in stock or ("",):
+            row: dict[str, Any] = {"what": what, "ms": found["ours"] * 1e3, "x copy": found["ours"] / found["copy"]}
+            row["stock"], row["x faster"] = name, (found[name] / found["ours"] if name else float("nan"))
+            row["bytes"] = payload if payload is not None else float("nan")
+            row["/ ideal"] = payload / (bits / 8) if payload is not None and bits else float("nan")
+            table.append(row)
+
+    def plain(body: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            with numpy_only():
+                return body()
+
+        return run
+
+    torch = _torch()
+    for bits in (2, 4, 8):
+        q = Quantize(bits=bits, block=1024)
+
+        def encode(q: Quantize = q) -> Array:
+            return q.encode(x, key)
+
+        payload = encode()
+        stock = {"NumPy": plain(encode)} if bits == 4 else {}
+        if torch is not None and bits in (4, 8):
+            stock["PyTorch eager"] = _torch_quantize(torch, x, bits)
+        add(f"quantize {bits} bits", encode, stock, payload.shape[1], bits * n + 32 * (-(-n // 1024)))
+    q4, u = Quantize(bits=4, block=1024), np.zeros((1, n), np.float32)
+    payload = q4.encode(x, key)
+    add("error feedback, encode x − u, 4 bits", lambda: q4.encode_difference(x, u, key), {})
+    add("decode and accumulate, 4 bits", lambda: q4.advance(payload, u, 1.0), {"NumPy": plain(lambda: q4.advance(payload, u, 1.0))})
+    known, received = np.zeros((ROWS, n), np.float32), np.repeat(payload, ROWS, axis=0)
+
+    def whole() -> None:
+        q4.encode_difference(x, known[:1], key)
+        q4.advance(received, known, 1.0)
+
+    add(f"a round: encode one row, accumulate {ROWS}, 4 bits", whole, {})
+    for part in (0.001, 0.01, 0.1):
+        k = int(part * n)
+        c = TopK(k=k)
+        stock = {"argpartition": lambda k=k: np.argpartition(np.abs(x[0]), n - k)[n - k :]}  # type: ignore[misc]
+        if torch is not None:
+            tensor = torch.from_numpy(x[0])
+            stock["PyTorch topk"] = lambda k=k, t=tensor: torch.topk(t.abs(), k, sorted=False)  # type: ignore[misc]
+        entropy = _binary_entropy(part) * n
+        add(f"top-k, {part:.1%}", lambda c=c: c.encode(x, key), stock, c.nbytes(n, np.float32), 32 * k + entropy)  # type: ignore[misc]
+    zeros = np.where(rng.random((1, n)) < 0.005, x, 0).astype(np.float32)
+    few = TopK(k=n // 100)
+    add(
+        "top-k, 1 %, of 99.5 % zeros", lambda: few.encode(zeros, key),
+        {"argpartition": lambda: np.argpartition(np.abs(zeros[0]), n - n // 100)[n - n // 100 :]},
+    )  # fmt: skip
+    chosen = few.encode(x, key)
+    add("decode top-k, 1 %", lambda: few.decode(chosen, n, np.float32), {})
+    both = TopKQuantize(k=n // 100)
+    add("top-k, 1 %, then quantize 8 bits", lambda: both.encode(x, key), {}, both.nbytes(n, np.float32))
+    spread = RandK(k=n // 100)
+    add("rand-k, 1 %", lambda: spread.encode(x, key), {}, spread.nbytes(n, np.float32))
+    sign = NormSign()
+    add("sign", lambda: sign.encode(x, key), {"packbits": lambda: np.packbits(x >= 0)}, sign.nbytes(n, np.float32), n + 32)
+    return table
+
+
+def _binary_entropy(p: float) -> float:
+    return float(-p * np.log2(p) - (1 - p) * np.log2(1 - p))
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(1)
+    return torch
+
+
+def _torch_quantize(torch: Any, x: Array, bits: int) -> Callable[[], Any]:
+    """The same arithmetic by PyTorch, eager: block scales, dither, packed into bytes."""
+    v, levels, n = torch.from_numpy(x[0]), 2 ** (bits - 1) - 1, x.shape[1] // 1024 * 1024
+
+    def run() -> Any:
+        blocks = v[:n].view(-1, 1024)
+        scale = blocks.abs().amax(dim=1, keepdim=True)
+        codes = torch.floor(blocks * (levels / scale) + torch.rand(blocks.shape)).add_(levels).to(torch.uint8).view(-1)
+        return codes if bits == 8 else codes[0::2] | codes[1::2] << 4
+
+    return run
