@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["decentral", "decentral.*", "topologies", "topologies.*"]),
-    package_data={"decentral": ["py.typed", "report/*.html", "references.bib", "kernels/*.h"], "topologies": ["files/*"]},
+    package_data={"decentral": ["py.typed", "kernels/cuda/*", "report/*.html", "references.bib", "kernels/*.h"], "topologies": ["files/*"]},
     install_requires=["numpy>=1.26", "networkx>=3.2", "scipy>=1.11", "msgspec>=0.19", "rich>=13", "threadpoolctl>=3", "tomli-w>=1"],
     extras_require={
         "mpi": MPI,

@@ -1,0 +1,617 @@
+"""The GPU's messages, to the byte: gpu.py against the NumPy code of the same functions, on a device and emulated."""
+
+import copy
+import itertools
+import mmap
+
+import numpy as np
+import pytest
+
+from decentral import kernels
+from decentral.compressors import QSGD, NormSign, Quantize, ScaledSign
+from decentral.compressors.base import LARGEST_SCALE, SMALLEST_SCALE, pack
+from decentral.compressors.grid import grid_of, pack_tiles
+from decentral.compressors.places import places_of
+from decentral.errors import NonFiniteError, TransportError
+from decentral.kernels import gpu
+from decentral.random import Key, Purpose, philox4x32
+
+WIDTHS = [1, 5, 31, 32, 33, 100, 1023, 1024, 1025, 2100]
+IDS = np.array([5, 0, 70000, 3, 2**32 - 1])
+KEY = Key(seed=0xDEADBEEF12345678, purpose=Purpose.ARC_MESSAGE, round=70000, ids=IDS, step=9)
+
+
+@pytest.fixture(autouse=True)
+def oracle(monkeypatch):
+    """What everything is compared with: the NumPy code."""
+    monkeypatch.setattr(kernels, "c", None)
+    monkeypatch.setattr(kernels, "sparse", None)
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    return request.param
+
+
+def rows_of(d, dtype, seed=0):
+    """Five rows: with blocks of zeros, around the smallest scale, huge, subnormal with negative zeros, halves of levels."""
+    v = np.random.default_rng((d, seed)).standard_normal((5, d))
+    v[0, : d // 2] = 0
+    v[1] *= 2.0**-112
+    v[2] *= 2.0**120
+    v[3] = np.where(np.arange(d) % 3, np.round(v[3] * 5) * (1e-42 if dtype is np.float32 else 1e-170), -0.0)
+    v[4] = np.round(v[4] * 2) / 2
+    return v.astype(dtype)
+
+
+def parameters(grid):
+    return grid.top, grid.width, grid.block
+
+
+def encoding(grid):
+    return *parameters(grid), grid.two_norm, grid.dithered
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def guarded(device, shape, dtype):
+    """An array on the device with 64 bytes on both sides, and a function that tells whether these were kept."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    whole = device.give(np.full(count + 128, 0xA5, np.uint8))
+    kept = lambda: (device.take(whole)[[*range(64), *range(-64, 0)]] == 0xA5).all()  # noqa: E731
+    return whole[64:-64].view(dtype).reshape(shape), kept
+
+
+# --- draws ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 255, 256, 257, 1000, 5000])
+def test_draws(device, count):
+    words, kept_words = guarded(device, (5, count), np.uint32)
+    halves, kept_halves = guarded(device, (5, count), np.uint16)
+    gpu.words(*KEY.constants, device.give(KEY.ids), words)
+    gpu.halves(*KEY.constants, device.give(KEY.ids), halves)
+    assert same_bits(device.take(words), KEY.words(count)) and kept_words()
+    assert same_bits(device.take(halves), KEY.halves(count)) and kept_halves()
+
+
+# --- the quantizer -------------------------------------------------------------------------------------------------------
+
+
+def settings(bits, norm):
+    """Widths of rows with each sort of block: whole rows, inside tiles, across tiles, longer than tiles; in turn also
+    packed and paper, dithered and nearest."""
+    turns = itertools.cycle(itertools.product(("packed", "paper"), ("dithered", "nearest", "dithered")))
+    inside, across = [(1, None), (33, 32), (100, 0), (1024, None), (1025, 32), (2100, 512)], [(2100, 0), (2100, 96), (3100, 1536)]
+    for d, block in inside + across:
+        symbols, rounding = next(turns)
+        yield d, Quantize(bits, norm, block, symbols, rounding)
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_quantizer(device, dtype, bits, norm):
+    for d, q in settings(bits, norm):
+        grid, v = q.grid(d), rows_of(d, dtype)
+        expected = q.encode(v, KEY)
+        payload, kept = guarded(device, expected.shape, np.uint8)
+        bad = gpu.quantize_encode(*KEY.constants, device.give(KEY.ids), device.give(v), None, payload, *encoding(grid))
+        np.testing.assert_array_equal(device.take(payload), expected, err_msg=str((d, q)))
+        assert bad is None and kept()
+        out, kept = guarded(device, v.shape, dtype)
+        assert gpu.quantize_decode(payload, out, *parameters(grid), 0.25)
+        assert same_bits(device.take(out), grid.decode(expected, dtype, 0.25)) and kept()
+
+
+@pytest.mark.parametrize("d", WIDTHS)
+def test_every_tail(device, dtype, d):
+    for bits, rows in ((1, 5), (3, 2), (7, 1), (16, 5)):
+        q, key = Quantize(bits, symbols="paper"), Key(1, 2, 3, np.arange(rows))
+        v, grid = rows_of(d, dtype)[-rows:], q.grid(d)
+        expected = q.encode(v, key)
+        payload, kept = guarded(device, expected.shape, np.uint8)
+        gpu.quantize_encode(*key.constants, device.give(key.ids), device.give(v), None, payload, *encoding(grid))
+        np.testing.assert_array_equal(device.take(payload), expected)
+        assert kept()
+
+
+def test_an_entry_at_the_scale_stays_at_the_top(device, dtype):
+    """With 16 bits and float32, L + u may round up to L + 1."""
+    v, key = np.tile(np.array([[1, -1, 0.75]], dtype), (1, 5000)), Key(1, 2, 3, np.arange(1))
+    for symbols in ("packed", "paper"):
+        q = Quantize(16, symbols=symbols, block=0)
+        grid, expected = q.grid(15000), q.encode(v, key)
+        u = (key.halves(15000).astype(dtype) + dtype(0.5)) * dtype(2.0**-16)
+        assert dtype is np.float64 or (np.floor(v * dtype(grid.top / 2) + u) > grid.top / 2).any()
+        payload = device.give(np.empty_like(expected))
+        gpu.quantize_encode(*key.constants, device.give(key.ids), device.give(v), None, payload, *encoding(grid))
+        np.testing.assert_array_equal(device.take(payload), expected)
+
+
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("d, block", [(9000, 0), (20000, 0), (30000, 12800), (280000, 0)])
+def test_scales_of_several_parts(device, dtype, d, block, norm):
+    q, key = Quantize(8, norm, block), Key(1, 2, 3, np.arange(1))
+    v = np.random.default_rng(d).standard_cauchy((1, d)).astype(dtype)
+    v[0, -1] = 2 * np.abs(v).max()  # in the last of 35 parts, which another warp reads
+    expected = q.encode(v, key)
+    payload = device.give(np.empty_like(expected))
+    gpu.quantize_encode(*key.constants, device.give(key.ids), device.give(v), None, payload, *encoding(q.grid(d)))
+    np.testing.assert_array_equal(device.take(payload), expected)
+
+
+def fragile_rows(d, large, small, dtype):
+    """Zeros, one large entry and two small ones: a small one alone is lost in a sum with the large one, two together are
+    not, and the scale, which is rounded up, shows it. So the order of the sum decides."""
+    rng, rows = np.random.default_rng(d), 12
+    v = np.zeros((rows, d), dtype)
+    for row in v:
+        row[rng.choice(d, 3, replace=False)] = large, small, small
+        row[0 if rng.random() < 0.5 else -1] *= -1
+    return v
+
+
+@pytest.mark.parametrize("d, block", [(64, 0), (1024, 0), (1000, 512), (4096, 0), (20000, 0), (3000, 1536), (17000, 16384)])
+def test_squares_are_summed_in_the_order_of_the_specification(device, dtype, d, block):
+    v, q, key = fragile_rows(d, 3, 2.0**-25, dtype), Quantize(2, "2", block), Key(1, 2, 3, np.arange(12))
+    expected = q.encode(v, key)
+    scales = expected[:, :4].copy().view(np.float32)
+    assert block or (3 in scales and np.nextafter(np.float32(3), np.float32(4)) in scales)
+    payload = device.give(np.empty_like(expected))
+    gpu.quantize_encode(*key.constants, device.give(key.ids), device.give(v), None, payload, *encoding(q.grid(d)))
+    np.testing.assert_array_equal(device.take(payload), expected)
+
+
+@pytest.mark.parametrize("d", [64, 1024, 4096, 32768])
+def test_magnitudes_are_summed_in_the_order_of_the_specification(device, dtype, d):
+    v = fragile_rows(d, 1, 2.0**-53, dtype)
+    expected = ScaledSign().encode(v, KEY)
+    assert len(np.unique(expected[:, :4].copy().view(np.float32))) == 2
+    payload = device.give(np.empty_like(expected))
+    assert gpu.sign_encode(device.give(v), None, payload, True) is None
+    np.testing.assert_array_equal(device.take(payload), expected)
+
+
+@pytest.mark.parametrize("d, block", [(1, 0), (100, 0), (1024, 64), (2100, 96), (2100, None), (3000, 0)])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_error_feedback_in_one_pass_is_the_composition(device, dtype, d, block, norm):
+    x, u = rows_of(d, dtype, 1), rows_of(d, dtype, 2)
+    x[2], u[2] = x[2] / 2, u[2] / 2  # their difference is in range
+    for bits, eta in ((2, 1.0), (7, -0.3)):
+        q = Quantize(bits, norm, block)
+        grid, ids = q.grid(d), device.give(KEY.ids)
+        expected = q.encode(x - u, KEY)
+        c = q.decode(expected, d, dtype)
+        estimate, moved = u + c, u + dtype(eta) * c
+
+        payload = device.give(np.zeros_like(expected))
+        assert gpu.quantize_encode(*KEY.constants, ids, device.give(x), device.give(u), payload, *encoding(grid)) is None
+        assert same_bits(device.take(payload), expected)
+
+        reference, out = device.give(u), device.give(np.zeros_like(u))
+        assert gpu.quantize_advance(payload, reference, out, *parameters(grid), 1.0, eta)
+        assert same_bits(device.take(reference), moved) and same_bits(device.take(out), estimate)
+
+        for wanted in (True, False):
+            payload, reference = device.give(np.zeros_like(expected)), device.give(u)
+            out, kept = guarded(device, u.shape, dtype)
+            to = out if wanted else None
+            call = *KEY.constants, ids, device.give(x), reference, to, payload, *encoding(grid), eta
+            assert gpu.quantize_feedback(*call) is None
+            assert same_bits(device.take(payload), expected) and same_bits(device.take(reference), moved)
+            assert kept() and (not wanted or same_bits(device.take(out), estimate))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("d", [1, 100, 1024, 2100])
+def test_messages_of_several_neighbors_in_one_pass(device, dtype, d, weighted):
+    q, gain = QSGD(5, contracted=True), 0.625
+    grid, rng = q.grid(d), np.random.default_rng(d)
+    payload, start = q.encode(rows_of(d, dtype), KEY), rng.standard_normal((3, d)).astype(dtype)
+    decoded = grid.decode(payload, dtype, gain)
+    ptr, at = np.array([0, 3, 3, 7]), np.array([4, 0, 1, 2, 2, 0, 3])
+    weights = rng.random(7).astype(dtype) if weighted else None
+    expected = start.copy()
+    for i in range(3):
+        for a in range(ptr[i], ptr[i + 1]):
+            expected[i] += weights[a] * decoded[at[a]] if weighted else decoded[at[a]]
+    out, given = device.give(start), device.give(weights) if weighted else None
+    rest = *parameters(grid), gain
+    assert gpu.quantize_accumulate(device.give(payload), device.give(ptr), device.give(at), given, out, *rest)
+    assert same_bits(device.take(out), expected)
+    if not weighted:
+        out, ptr = device.give(start), device.give(np.array([0, 1, 2, 5]))
+        assert gpu.quantize_accumulate(device.give(payload), ptr, None, None, out, *rest)
+        assert same_bits(device.take(out), np.stack([start[0] + decoded[0], start[1] + decoded[1],
+                                                     ((start[2] + decoded[2]) + decoded[3]) + decoded[4]]))  # fmt: skip
+
+
+@pytest.mark.parametrize("block", [0, 32])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("d", [3, 1025, 9000])
+def test_rows_without_a_scale_are_refused(device, dtype, d, norm, block):
+    limit = float(LARGEST_SCALE)
+    v = np.ones((5, d), dtype)
+    v[0, -1], v[2, d // 2], v[3, 0] = np.nan, limit * 1.01, -np.inf
+    v[4, :2] = limit  # alone it fits; the 2-norm of two does not
+    q = Quantize(8, norm, block)
+    with pytest.raises(NonFiniteError) as error:
+        q.encode(v, KEY)
+    payload = device.give(np.zeros((5, q.nbytes(d, dtype)), np.uint8))
+    call = *KEY.constants, device.give(KEY.ids), device.give(v), None, payload, *encoding(q.grid(d))
+    refused = gpu.quantize_encode(*call)
+    assert refused == list(error.value.rows) == ([0, 2, 3, 4] if norm == "2" else [0, 2, 3])
+    bad = device.give(np.zeros(5, np.int32))
+    assert gpu.quantize_encode(*call, bad=bad) is None
+    assert np.flatnonzero(device.take(bad)).tolist() == refused
+
+
+@pytest.mark.parametrize("scale", [np.nan, np.inf, -1.0, float(LARGEST_SCALE) * 2, float(SMALLEST_SCALE) / 2])
+def test_a_damaged_scale_is_seen(device, dtype, scale):
+    q = Quantize(4, block=32)
+    payload = q.encode(rows_of(2100, dtype), KEY)
+    payload[3, 4 * 65 :][:4] = np.frombuffer(np.float32(scale).tobytes(), np.uint8)
+    payload, out = device.give(payload), device.give(np.zeros((5, 2100), dtype))
+    grid, bad = parameters(q.grid(2100)), device.give(np.zeros(5, np.int32))
+    assert gpu.quantize_decode(payload, out, *grid, 1.0) is False
+    assert gpu.quantize_decode(payload, out, *grid, 1.0, bad=bad) is None
+    assert device.take(bad).tolist() == [0, 0, 0, 1, 0]
+    assert gpu.quantize_advance(payload, out, None, *grid, 1.0, 1.0) is False
+    assert gpu.quantize_accumulate(payload, device.give(np.arange(6)), None, None, out, *grid, 1.0) is False
+
+
+def test_any_bytes_decode_as_on_the_cpu(device, dtype):
+    """Codes above the top are the top."""
+    for d, bits in ((77, 3), (1024, 4), (1500, 8), (1500, 1)):
+        grid = Quantize(bits, block=0).grid(d)
+        payload = np.random.default_rng(d).integers(0, 256, (5, grid.nbytes), dtype=np.uint8)
+        payload[:, :4] = np.frombuffer(np.float32(1.5).tobytes(), np.uint8)
+        out = device.give(np.zeros((5, d), dtype))
+        assert gpu.quantize_decode(device.give(payload), out, *parameters(grid), 1.0)
+        assert same_bits(device.take(out), grid.decode(payload, dtype))
+
+
+# --- signs ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("compressor", [NormSign(), ScaledSign()], ids=["norm-sign", "scaled-sign"])
+@pytest.mark.parametrize("d", [*WIDTHS, 9000, 20000])
+def test_signs(device, dtype, compressor, d):
+    v = rows_of(d, dtype)
+    expected = compressor.encode(v, KEY)
+    payload, kept = guarded(device, expected.shape, np.uint8)
+    assert gpu.sign_encode(device.give(v), None, payload, isinstance(compressor, ScaledSign)) is None
+    np.testing.assert_array_equal(device.take(payload), expected)
+    out, kept_out = guarded(device, v.shape, dtype)
+    assert gpu.sign_decode(payload, out)
+    assert same_bits(device.take(out), compressor.decode(expected, d, dtype))
+    assert kept() and kept_out()
+    u = rows_of(d, dtype, 1) / 2
+    assert gpu.sign_encode(device.give(v), device.give(u), payload, isinstance(compressor, ScaledSign)) is None
+    np.testing.assert_array_equal(device.take(payload), compressor.encode(v - u, KEY))
+    v[1, d - 1], v[3, 0] = np.nan, np.inf
+    assert gpu.sign_encode(device.give(v), None, payload, isinstance(compressor, ScaledSign)) == [1, 3]
+
+
+# --- top-k ---------------------------------------------------------------------------------------------------------------
+
+
+def largest(v, k):
+    """Places of the k largest magnitudes, by a stable sort."""
+    return np.sort(np.argsort(-np.abs(v), axis=1, kind="stable")[:, :k], axis=1)
+
+
+@pytest.fixture
+def states(monkeypatch, device):
+    """What became of each search of a sampled row."""
+    seen, launch = [], gpu._launch
+
+    def watch(name, blocks, *args, **options):
+        launch(name, blocks, *args, **options)
+        if name == "top_k_scan" and args[-1] == 1:
+            seen.extend(device.take(args[0])[:, 2].tolist())
+
+    monkeypatch.setattr(gpu, "_launch", watch)
+    return seen
+
+
+SEARCHING, SETTLED, REREAD = range(3)
+
+
+def check_top_k(device, v, k):
+    """The payload, the values apart, and back."""
+    d, size = v.shape[1], k * v.dtype.itemsize
+    code, at = places_of(d, k), largest(v, k)
+    expected = fill(at, np.take_along_axis(v, at, axis=1), d)
+    payload, kept = guarded(device, (len(v), size + code.nbytes), np.uint8)
+    assert gpu.top_k(device.give(v), None, payload, size, k, code.low, None) is None
+    found = device.take(payload).copy()
+    np.testing.assert_array_equal(found[:, size:], code.pack(at))
+    values = np.ascontiguousarray(found[:, :size]).view(v.dtype)
+    assert same_bits(values, np.take_along_axis(v, at, axis=1)) and kept()
+
+    places, kept = guarded(device, (len(v), k), np.int64)
+    assert gpu.unpack_places(device.give(found[:, size:].copy()), d, code.low, places)
+    np.testing.assert_array_equal(device.take(places), at)
+    out = device.give(np.full(v.shape, np.nan, v.dtype))
+    gpu.scatter(places, device.give(values), out, None)
+    assert same_bits(device.take(out), expected) and kept()
+
+
+def check_top_k_of_a_difference(device, v, k):
+    """The payload holds the places alone."""
+    d = v.shape[1]
+    u, code = rows_of(d, v.dtype.type, 4)[: len(v)], places_of(d, k)
+    at = largest(v - u, k)
+    payload, values = device.give(np.zeros((len(v), code.nbytes), np.uint8)), device.give(np.zeros((len(v), k), v.dtype))
+    assert gpu.top_k(device.give(v), device.give(u), payload, 0, k, code.low, values) is None
+    np.testing.assert_array_equal(device.take(payload), code.pack(at))
+    assert same_bits(device.take(values), np.take_along_axis(v - u, at, axis=1))
+
+
+def fill(places, values, d):
+    out = np.zeros((len(values), d), values.dtype)
+    np.put_along_axis(out, places, values, axis=1)
+    return out
+
+
+@pytest.mark.parametrize("d", [1, 5, 32, 33, 1023, 1025, 2100, 8192])
+def test_top_k_of_short_rows(device, dtype, states, d):
+    for k in {1, d}:
+        check_top_k(device, rows_of(d, dtype)[2:4], k)
+    check_top_k(device, rows_of(d, dtype), (d + 1) // 2)
+    check_top_k_of_a_difference(device, rows_of(d, dtype)[2:4], (d + 1) // 2)
+    check_top_k(device, np.sign(rows_of(d, dtype))[[0, 3]], (d + 1) // 2)  # ties and zeros
+    assert set(states) == {SETTLED}
+
+
+LONG = 20000
+
+
+def long_rows(dtype):
+    rng = np.random.default_rng(1)
+    normal = rng.standard_normal(LONG)
+    clustered = normal.copy()
+    clustered[5000:6500] += 10  # more than the slots of its tiles
+    missed, seen = normal.copy(), normal.copy()
+    sampled = np.zeros(LONG, bool)
+    sampled[np.arange(8192) * (LONG // 8192)] = True
+    missed[sampled] *= 0.01  # the sample sees nothing large: a threshold that almost all pass
+    seen[~sampled] *= 0.01  # it sees all that is large: too high a threshold for a large k
+    return {
+        "normal": (normal, SEARCHING),
+        "clustered": (clustered, SEARCHING),
+        "missed": (missed, SEARCHING),
+        "seen": (seen, REREAD),
+        "constant": (np.full(LONG, -0.7), SETTLED),
+        "zeros": (np.zeros(LONG), SETTLED),
+        "mostly zeros": (normal * (rng.random(LONG) < 0.005), SETTLED),
+        "ties": (np.round(normal), None),
+        "lognormal": (np.exp(4 * normal), SEARCHING),
+        "subnormal": (np.round(normal * 9) * 1e-44, None),
+        "one spike": (np.where(np.arange(LONG) == LONG - 1, -3.0, 0.0), None),
+    }
+
+
+@pytest.mark.parametrize("name", long_rows(np.float64))
+def test_top_k_of_long_rows(device, dtype, states, name):
+    row, state = long_rows(dtype)[name]
+    v = row.astype(dtype)[None]
+    for k in (200, 15000) if name == "seen" else (1, 200, LONG) if name == "ties" else (200, 2000):
+        del states[:]
+        check_top_k(device, v, k)
+        if state is not None and k == (15000 if name == "seen" else 200):
+            assert states == [state]
+    if name in ("normal", "seen"):  # the first searches among slots, the second among rows
+        check_top_k_of_a_difference(device, v, 2000 if name == "normal" else 15000)
+
+
+def test_top_k_of_rows_in_different_states(device, dtype, states):
+    v = np.stack([row for row, _ in long_rows(dtype).values()]).astype(dtype)
+    check_top_k(device, v, 9000)
+    assert set(states) == {SEARCHING, SETTLED, REREAD}
+    v[1, 77], v[4, -1] = np.nan, np.inf
+    code, values = places_of(LONG, 5), device.give(np.zeros((len(v), 5), dtype))
+    payload = device.give(np.zeros((len(v), 3 + code.nbytes), np.uint8))
+    assert gpu.top_k(device.give(v), None, payload, 3, 5, code.low, values) == [1, 4]
+    np.testing.assert_array_equal(device.take(payload)[2, 3:], code.pack(largest(v[[2]], 5))[0])
+
+
+# --- places --------------------------------------------------------------------------------------------------------------
+
+
+FEW, MANY = [(1, 1), (2, 1), (33, 33), (100, 10), (2**34, 1), (2**34, 20)], [(1000, 700), (40000, 9000), (2**34, 300)]
+
+
+@pytest.mark.parametrize("d, k", FEW + MANY)
+def test_places(device, d, k):
+    rng, code = np.random.default_rng(k), places_of(d, k)
+    draws = (rng.choice(d, k, replace=False) if d < 10**6 else np.unique(rng.integers(0, d, 9 * k))[:k] for _ in range(3))
+    at = np.sort(np.stack(list(draws)))
+    at[0], at[1, -1] = np.arange(d - k, d), d - 1
+    expected, low = code.pack(at), code.low
+    stream, kept = guarded(device, expected.shape, np.uint8)
+    gpu.pack_places(device.give(at), d, low, stream)
+    np.testing.assert_array_equal(device.take(stream), expected)
+    places, kept_places = guarded(device, at.shape, np.int64)
+    assert gpu.unpack_places(stream, d, low, places)
+    np.testing.assert_array_equal(device.take(places), at)
+    assert kept() and kept_places()
+
+
+@pytest.mark.parametrize("d, k", [(33, 30), (100, 10), (5000, 40)])
+def test_bytes_that_are_no_places_are_seen(device, d, k):
+    """As the NumPy code sees them, row by row, for random bits that are sometimes places and mostly not."""
+    rng, code = np.random.default_rng(d), places_of(d, k)
+    rows = code.pack(np.tile(np.arange(d - k, d), (40, 1)))
+    for row in rows[1:]:
+        row[rng.integers(code.nbytes)] ^= 1 << rng.integers(8)
+    for row in rows[30:]:
+        row[:] = rng.integers(0, 256, code.nbytes)
+    bad = device.give(np.zeros(40, np.int32))
+    places = device.give(np.zeros((40, k), np.int64))
+    assert gpu.unpack_places(device.give(rows), d, code.low, places, bad=bad) is None
+    for i, marked in enumerate(device.take(bad)):
+        try:
+            expected = code.unpack(rows[[i]])[0]
+        except TransportError:
+            assert marked
+        else:
+            assert not marked
+            np.testing.assert_array_equal(device.take(places)[i], expected)
+
+
+def test_scatter_adds(device, dtype):
+    u, at = rows_of(100, dtype, 3), np.tile(np.arange(3, 100, 7), (5, 1))
+    values, expected = rows_of(14, dtype), u.copy()
+    np.put_along_axis(expected, at, np.take_along_axis(u, at, axis=1) + dtype(0.3) * values, axis=1)
+    out = device.give(u)
+    gpu.scatter(device.give(at), device.give(values), out, 0.3)
+    assert same_bits(device.take(out), expected)
+
+
+# --- sums ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("d", [1, 7, 100, 513])
+def test_sums_in_arc_order(device, dtype, d):
+    rng, ptr, head = np.random.default_rng(d), np.array([0, 3, 3, 4, 9]), np.array([1, 2, 4, 0, 0, 1, 2, 4, 4])
+    z, x, w = (rng.standard_normal(shape).astype(dtype) for shape in ((9, d), (5, d), 9))
+    sums, differences, plain = np.zeros((3, 4, d), dtype)
+    for i in range(4):
+        for a in range(ptr[i], ptr[i + 1]):
+            sums[i] += z[a]
+            differences[i] += w[a] * (x[i] - x[head[a]])
+            plain[i] += x[i] - x[head[a]]
+    out = device.give(np.full((4, d), np.nan, dtype))
+    gpu.total(device.give(z), device.give(ptr), out)
+    assert same_bits(device.take(out), sums)
+    graph = device.give(x), device.give(ptr), device.give(head)
+    gpu.disagreement(*graph, device.give(w), out)
+    assert same_bits(device.take(out), differences)
+    gpu.disagreement(*graph, None, out)
+    assert same_bits(device.take(out), plain)
+    assert gpu.all_finite(out)
+
+
+# --- what only the emulator can be asked ---------------------------------------------------------------------------------
+
+
+def huge(count, dtype):
+    """Zeros that take no memory until they are written."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    return np.frombuffer(mmap.mmap(-1, count * np.dtype(dtype).itemsize, flags=flags), dtype)
+
+
+def test_places_beyond_2_to_the_31(emulator, emulate, monkeypatch):
+    """The last two tiles of a row of 2^31 + 1029 entries: index arithmetic in 64 bits, and the draws of these places."""
+    emulate(emulator)
+    d, bits = 2**31 + 1029, 4
+    start, blocks = 2**31, -(-d // 8192)
+    monkeypatch.setattr(emulator, "first_block", blocks - 1)
+    v, tail = huge(d, np.float32).reshape(1, d), np.random.default_rng(0).standard_normal(1029).astype(np.float32)
+    v[0, start:] = tail
+    grid = grid_of(14, bits, False, True, d, 512)
+    payload, key = huge(grid.nbytes, np.uint8).reshape(1, -1), Key(7, Purpose.TEST, 11, np.array([13]))
+    assert gpu.quantize_encode(*key.constants, key.ids, v, None, payload, *encoding(grid)) is None
+
+    index = np.arange(start // 8, start // 8 + 160, dtype=np.uint64)
+    words = np.stack(philox4x32(index, np.uint64(13), np.uint64(11), np.uint64(Purpose.TEST << 24), 7, 0), axis=-1)
+    halves = np.stack((words & 0xFFFF, words >> 16), axis=-1).reshape(-1, 32, 8).swapaxes(1, 2).reshape(-1)[:1029]
+    parts = [slice(0, 512), slice(512, 1024), slice(1024, 1029)]
+    s = np.concatenate([np.full(p.stop - p.start, np.abs(tail[p]).max()) for p in parts])
+    u = (halves.astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-16)
+    codes = (np.floor(tail * (np.float32(7) / s) + u) + 7).astype(np.uint32)[None]
+    at = 4 * grid.scales + start // 2
+    assert same_bits(payload[0, 4 * (grid.scales - 3) : 4 * grid.scales].view(np.float32), s[[0, 512, 1024]])
+    np.testing.assert_array_equal(payload[0, at:], np.concatenate((pack_tiles(codes[:, :1024], bits), pack(codes[:, 1024:], bits)), 1)[0])
+    assert not payload[0, : 4 * (grid.scales - 3)][-4096:].any() and not payload[0, at - 4096 : at].any()
+
+    out = huge(d, np.float32).reshape(1, d)
+    assert gpu.quantize_decode(payload, out, *parameters(grid), 1.0)
+    assert same_bits(out[0, start:], (codes[0].astype(np.float32) - 7) * (s / np.float32(7)))
+    signs = huge(4 + -(-d // 8), np.uint8).reshape(1, -1)
+    gpu.sign_encode(v, None, signs, False)
+    np.testing.assert_array_equal(signs[0, 4 + start // 8 :], np.packbits(tail >= 0, bitorder="little"))
+    assert not signs[0, 4 + start // 8 - 1024 : 4 + start // 8].any()
+
+
+def test_the_order_of_threads_does_not_matter(emulator, emulate, dtype):
+    """What threads leave for each other in shared memory is read after a barrier only."""
+    v = np.stack([long_rows(dtype)[name][0] for name in ("normal", "seen", "ties")]).astype(dtype)
+    q, key = Quantize(8, "2", 12800), Key(1, 2, 3, np.arange(len(v)))
+    found = []
+    for backward in (False, True):
+        emulate(emulator, backward)
+        payload, signs = np.zeros((len(v), q.nbytes(LONG, dtype)), np.uint8), np.zeros((len(v), 4 + LONG // 8), np.uint8)
+        code = places_of(LONG, 9000)
+        sparse, places = np.zeros((len(v), code.nbytes), np.uint8), np.zeros((len(v), 9000), np.int64)
+        values = np.zeros((len(v), 9000), dtype)
+        gpu.quantize_encode(*key.constants, key.ids, v, None, payload, *encoding(q.grid(LONG)))
+        gpu.sign_encode(v, None, signs, True)
+        gpu.top_k(v, None, sparse, 0, 9000, code.low, values)
+        gpu.unpack_places(sparse, LONG, code.low, places)
+        found.append([a.tobytes() for a in (payload, signs, sparse, values, places)])
+    assert found[0] == found[1]
+
+
+def test_a_call_of_the_compiled_functions_is_a_call_of_these(emulator, emulate):
+    """The same arguments in the same order, the same results and the same bits in every array."""
+    dense, sparse = (pytest.importorskip(f"decentral.kernels._{name}") for name in ("dense", "sparse"))
+    emulate(emulator)
+    d, k, rng = 1500, 70, np.random.default_rng(0)
+    q, code = Quantize(7, "2", 96), places_of(d, k)
+    grid, key = q.grid(d), (*KEY.constants, KEY.ids)
+    v, u, out, at = rows_of(d, np.float32), rows_of(d, np.float32, 1), np.zeros((5, d), np.float32), largest(rows_of(d, float), k)
+    payload, places = q.encode(v, KEY), code.pack(at)
+    ptr, head, w = np.array([0, 2, 2, 5]), np.array([4, 1, 2, 0, 3]), rng.random(5).astype(np.float32)
+    signs, chosen = ScaledSign().encode(v, KEY), np.zeros((5, 4 * k + code.nbytes), np.uint8)
+    calls = [
+        (dense, "words", *key, np.zeros((5, 99), np.uint32)),
+        (dense, "halves", *key, np.zeros((5, 99), np.uint16)),
+        (dense, "all_finite", v),
+        (dense, "quantize_encode", *key, v, None, np.zeros_like(payload), *encoding(grid)),
+        (dense, "quantize_encode", *key, v, u, np.zeros_like(payload), *encoding(grid)),
+        (dense, "quantize_decode", payload, out, *parameters(grid), 0.5),
+        (dense, "quantize_advance", payload, u, out, *parameters(grid), 1.0, 0.3),
+        (dense, "quantize_advance", payload, u, None, *parameters(grid), 0.5, 1.0),
+        (dense, "total", v, ptr, out[:3].copy()),
+        (dense, "disagreement", v, ptr, head, w, out[:3].copy()),
+        (dense, "disagreement", v, ptr, head, None, out[:3].copy()),
+        (sparse, "sign_encode", v, None, np.zeros_like(signs), True),
+        (sparse, "sign_encode", v, u, np.zeros_like(signs), False),
+        (sparse, "sign_decode", signs, out),
+        (sparse, "top_k", v, None, chosen, 4 * k, k, code.low, None),
+        (sparse, "top_k", v, u, chosen, 4 * k, k, code.low, np.zeros((5, k), np.float32)),
+        (sparse, "pack_places", at, d, code.low, np.zeros_like(places)),
+        (sparse, "unpack_places", places, d, code.low, np.zeros_like(at)),
+        (sparse, "scatter", at, v[:, :k].copy(), out, None),
+        (sparse, "scatter", at, v[:, :k].copy(), u, 0.3),
+    ]
+    for module, name, *arguments in calls:
+        one, other = copy.deepcopy(arguments), copy.deepcopy(arguments)
+        assert getattr(module, name)(*one) == getattr(gpu, name)(*other), name
+        for a, b in zip(one, other, strict=True):
+            assert not isinstance(a, np.ndarray) or same_bits(a, b), name
+
+
+@pytest.mark.parametrize("wrong", ["rows", "type", "strides", "payload", "block", "top", "out", "weights"])
+def test_a_wrong_call_is_refused(emulator, emulate, wrong):
+    emulate(emulator)
+    q = Quantize(4)
+    v, u, payload = rows_of(100, np.float32), rows_of(100, np.float32), np.zeros((5, q.nbytes(100, np.float32)), np.uint8)
+    grid, key = encoding(q.grid(100)), (*KEY.constants, KEY.ids)
+    calls = {
+        "rows": lambda: gpu.quantize_encode(*key, v[:4], None, payload, *grid),
+        "type": lambda: gpu.quantize_encode(*key, v, u.astype(np.float64), payload, *grid),
+        "strides": lambda: gpu.quantize_encode(*key, np.zeros((5, 200), np.float32)[:, ::2], None, payload, *grid),
+        "payload": lambda: gpu.quantize_encode(*key, v, None, payload[:, :-1].copy(), *grid),
+        "block": lambda: gpu.quantize_decode(payload, v, 14, 4, 33, 1.0),
+        "top": lambda: gpu.quantize_decode(payload, v, 16, 4, 100, 1.0),
+        "out": lambda: gpu.sign_decode(payload, v),
+        "weights": lambda: gpu.disagreement(v, np.arange(6), np.arange(5), np.ones(4, np.float32), u),
+    }
+    with pytest.raises(ValueError):
+        calls[wrong]()
