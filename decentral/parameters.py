@@ -15,10 +15,10 @@ from decentral.errors import ConfigError, nearest, unknown
 T = TypeVar("T")
 
 
-def construct(kind: type[T], values: dict[str, Any], where: str) -> T:
+def construct(kind: type[T], values: dict[str, Any], where: str, name: str = "") -> T:
     """An instance of the dataclass `kind` with checked field names and types.
 
-    where : how the configuration calls this table, for the sentence of an error
+    where, name : how the configuration calls this table, and what it chose by `name`, for the sentence of an error
     Raises ConfigError for an unknown key (with the nearest known one) or a value of the wrong type.
     """
     import msgspec
@@ -26,7 +26,8 @@ def construct(kind: type[T], values: dict[str, Any], where: str) -> T:
     known = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
-            raise ConfigError(unknown(f"key in [{where}]", key, known) if known else f'[{where}] takes no "{key}"')
+            table = f"[{where}]" + (f" of {name}" if name else "")
+            raise ConfigError(unknown(f"key in {table}", key, known) if known else f'{table} takes no "{key}"')
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:

@@ -76,8 +76,7 @@ def build(table: dict[str, Any]) -> Any:
     table = dict(table)
     method = load(table.pop("name", "lt-admm-cc"))
     compressor = table.pop("compressor", None)
-    where = f"algorithm.{getattr(method, 'name', method.__name__)}"
-    built = construct(method, table, where)
+    built = construct(method, table, "algorithm", getattr(method, "name", method.__name__))
     if compressor is None:
         return built
     if "compressor" not in {f.name for f in fields(built)}:

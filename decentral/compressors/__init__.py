@@ -31,12 +31,12 @@ def build(spec: dict[str, Any] | str) -> Any:
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = spec.pop("name", "identity")
     if name == Auto.name:
-        return construct(Auto, spec, "compressor.auto")
+        return construct(Auto, spec, "algorithm.compressor", name)
     if name not in COMPRESSORS:
-        raise ConfigError(unknown("compressor", name, COMPRESSORS, "decentral list compressors"))
+        raise ConfigError(unknown("compressor", name, [*COMPRESSORS, Auto.name], "decentral list compressors"))
     if isinstance(inner := spec.get("quantize"), dict):
-        construct(Quantize, inner, f"compressor.{name}.quantize")
-    return construct(COMPRESSORS[name], spec, f"compressor.{name}")
+        construct(Quantize, inner, "algorithm.compressor.quantize")
+    return construct(COMPRESSORS[name], spec, "algorithm.compressor", name)
 
 
 __all__ = [

@@ -222,7 +222,7 @@ def build(spec: dict[str, Any]) -> Estimator:
     name = spec.pop("name", "full")
     if name not in ESTIMATORS:
         raise ConfigError(unknown("estimator", name, ESTIMATORS, "decentral list estimators"))
-    built: Estimator = construct(ESTIMATORS[name], spec, f"estimator.{name}")
+    built: Estimator = construct(ESTIMATORS[name], spec, "algorithm.estimator", name)
     return built
 
 

@@ -271,6 +271,6 @@ def _no_run_folder(path: Path) -> str:
     place = next((p for p in (path, path.parent) if p.is_dir()), Path("."))
     names = [str(folder.relative_to(place)) for folder in find_runs(place)][:200]
     if not names:
-        return f"{asked}, and there is no run below {place}. Make one: decentral run config.toml"
+        return f'{asked}, and there is no run below "{place}"; make one: decentral run config.toml'
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return f"{asked}; runs below {place}: {shown}{nearest(path.name, names)}. See: decentral compare {place}"
