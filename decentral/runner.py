@@ -307,12 +307,11 @@ class Job:
 
         method, hood, d = self.algorithm, self.hood, self.problem.d
         oracle = Oracle(self.problem, self.estimator, hood.agents, self.experiment.seed)
-        found: list[auto.Prediction] = []
-        for table in method.compressor.candidates():
-            candidate = dataclasses.replace(method, compressor=compressors.build(table))
-            rounds = self.ranks.share(partial(_rounds, candidate, facts, graph, weights))["rounds"]
-            seconds = auto.seconds_of(candidate.tuned(facts), hood, oracle, d, method.compressor)
-            found.append(auto.Prediction(table, seconds, rounds))
+        tables = method.compressor.candidates()
+        methods = [dataclasses.replace(method, compressor=compressors.build(table)) for table in tables]
+        seconds = auto.seconds_of([m.tuned(facts) for m in methods], hood, oracle, d, method.compressor)
+        rounds = [self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"] for m in methods]
+        found = [auto.Prediction(*each) for each in zip(tables, seconds, rounds, strict=True)]
         best = self.ranks.share(lambda: auto.choose(found).table)
         if self.ranks.rank == 0:
             for prediction in found:

@@ -79,6 +79,8 @@ def show(table: list[dict[str, Any]], as_json: bool) -> None:
     from rich.table import Table
 
     console = Console()
+    if not console.is_terminal:
+        console.width = 132
     console.print(machine(), highlight=False)
     shown = Table()
     for name in table[0]:

@@ -4,7 +4,7 @@
 
 Eight agents on a ring run LEAD in process; the network is emulated: an exchange ends when its bytes would have arrived. The
 prediction is made without that network, from its latency and bandwidth. "right" means: compress, or do not compress, as
-the faster of the measured times to 1e-6 of the first ‖∇F(x̄)‖² does.
+the faster of the measured times to a hundredth of the first ‖∇F(x̄)‖² does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NETWORKS: dict[str, tuple[float | None, float | None]] = {
     "1 Gb/s, 50 us": (5e-5, 125e6),
     "100 Mb/s, 1 ms": (1e-3, 12.5e6),
 }
-WIDTHS = (100, 3000, 30_000)
+WIDTHS = (100, 3000, 20_000)
 MOST, AGENTS = 400, 8
 
 
@@ -47,28 +47,26 @@ def rows(seconds: float) -> list[dict[str, Any]]:
             float(smooth.max()), float(convex.min()), float(single.max()), d, 200.0, AGENTS, graph.n_arcs // 2, 2, l_l, l_u,
             weights.lambda_2, weights.lambda_min,
         )  # fmt: skip
-        needed: dict[int, float] = {}
+        needed: list[float] = []
         for name, (latency, bandwidth) in NETWORKS.items():
             auto = Auto(latency=latency, bandwidth=bandwidth)
-            predicted, measured = [], []
-            for i, candidate in enumerate(auto.candidates()):
-                method = dataclasses.replace(load("lead")(), compressor=build(candidate))
-                hood = InProcess(graph, weights)
-                oracle = Oracle(problem, Full(), hood.agents)
-                tuned = method.tuned(facts)
-                predicted.append(
-                    Prediction(candidate, seconds_of(tuned, hood, oracle, d, auto), rounds_of(method, facts, graph, weights))
-                )
-                if i not in needed:
-                    needed[i] = _rounds(tuned, hood, oracle, problem)
-                slow = Emulated(graph, weights, latency=latency or 0.0, bandwidth=bandwidth)
-                measured.append(_seconds(tuned, slow, oracle, seconds) * needed[i])
+            tables = auto.candidates()
+            methods = [dataclasses.replace(load("lead")(), compressor=build(table)) for table in tables]
+            tuned = [m.tuned(facts) for m in methods]
+            hood = InProcess(graph, weights)
+            oracle = Oracle(problem, Full(), hood.agents)
+            needed = needed or [_rounds(m, hood, oracle, problem) for m in tuned]
+            each = seconds_of(tuned, hood, oracle, d, auto)
+            predicted = [Prediction(t, s, rounds_of(m, facts, graph, weights)) for t, s, m in zip(tables, each, methods, strict=True)]
+            slow = Emulated(graph, weights, latency=latency or 0.0, bandwidth=bandwidth)
+            measured = np.multiply(_seconds(tuned, slow, oracle, seconds), needed).tolist()
             chosen, best = choose(predicted).table, int(np.argmin(measured))
             plain, compressed = measured[0], min(measured[1:])
             compress = chosen["name"] != "identity"
             table.append({
                 "d": d, "network": name, "auto": _name(chosen), "fastest": _name(predicted[best].table),
                 "plain, s": plain, "compressed, s": compressed, "plain / compressed": plain / compressed,
+                "lost, %": 100 * (measured[tables.index(chosen)] / measured[best] - 1),
                 "right": "yes" if compress == (compressed < plain) else "no",
             })  # fmt: skip
     return table
@@ -79,22 +77,25 @@ def _name(table: dict[str, Any]) -> str:
 
 
 def _rounds(method: Any, hood: InProcess, oracle: Oracle, problem: Any) -> float:
-    """Rounds until ‖∇F(x̄)‖² is a millionth of what it was, counted on the real problem; inf after MOST."""
+    """Rounds until ‖∇F(x̄)‖² is a hundredth of what it was, counted on the real problem; inf after MOST."""
     s, first = method.init(np.zeros((hood.n, problem.d)), hood, oracle), 0.0
     for k in range(MOST):
         g = problem.evaluate(s.x.mean(axis=0)[None])[1][0]
         first = first or float(g @ g)
-        if g @ g <= 1e-6 * first:
+        if g @ g <= 1e-2 * first:
             return float(k)
         s = method.round(s, k, hood, oracle)
     return np.inf
 
 
-def _seconds(method: Any, hood: Emulated, oracle: Oracle, seconds: float) -> float:
-    s, best, k = method.init(np.zeros((hood.n, oracle.problem.d)), hood, oracle), np.inf, 0
-    end = time.perf_counter() + seconds
-    while k < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        s = method.round(s, k, hood, oracle)
-        best, k = min(best, time.perf_counter() - start), k + 1
+def _seconds(methods: list[Any], hood: Emulated, oracle: Oracle, seconds: float) -> list[float]:
+    """Seconds a round of each, in turns, the fastest of each."""
+    states = [m.init(np.zeros((hood.n, oracle.problem.d)), hood, oracle) for m in methods]
+    best, k, end = [np.inf] * len(methods), 0, time.perf_counter() + seconds * len(methods)
+    while k < 5 or time.perf_counter() < end:
+        for i, method in enumerate(methods):
+            start = time.perf_counter()
+            states[i] = method.round(states[i], k, hood, oracle)
+            best[i] = min(best[i], time.perf_counter() - start)
+        k += 1
     return best

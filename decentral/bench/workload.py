@@ -18,7 +18,7 @@ def workload(own: Array, d: int = 100, samples: int = 1000, seed: int = 1) -> Lo
     for agent in own:
         rng = np.random.default_rng((seed, int(agent)))
         mine = w + 0.4 * rng.normal(size=d) / np.sqrt(d)
-        rows = rng.normal(size=(samples, d)) + 0.15 * rng.normal(size=d)
+        rows = rng.normal(size=(samples, d)) + 1.5 * rng.normal(size=d) / np.sqrt(d)
         X.append(rows)
         y.append(np.where(rows @ mine + 0.5 * rng.normal(size=samples) > 0, 1.0, -1.0))
     return Logistic(np.concatenate(X), np.concatenate(y), np.arange(len(own) + 1) * samples, l2=0.01)

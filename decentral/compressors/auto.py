@@ -30,8 +30,10 @@ if TYPE_CHECKING:
     from decentral.graph import Graph, MixingMatrix
     from decentral.neighborhood import Neighborhood
 
-BUDGET = 0.15
-"""Seconds for which the rounds of one candidate are measured, about; at least two rounds."""
+BUDGET = 0.2
+"""Seconds for which the rounds of one candidate are measured, about; at least three rounds a turn."""
+TURNS = 3
+"""Turns in which all candidates are measured."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
 """The stand-in: entries of x, rounds, agents beyond which it is skipped, and its largest L/μ."""
 
@@ -87,31 +89,39 @@ class Prediction:
         return each + (f"{self.cost * 1e3:.4g} ms a digit" if np.isfinite(self.cost) else "does not converge")
 
 
-def seconds_of(method: Algorithm, hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> float:
-    """Seconds a round of a method with its compressor, of the slowest rank. COLLECTIVE. The meters are put back."""
-    before = hood.meters()
-    evaluations = oracle.evaluations.copy()
+def seconds_of(methods: list[Any], hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> list[float]:
+    """Seconds a round of each method with its compressor, of the slowest rank. COLLECTIVE. The meters are put back.
+
+    In turns, the fastest of each, because the speed of a shared machine drifts.
+    """
+    before, evaluations = hood.meters(), oracle.evaluations.copy()
+    best = np.full(len(methods), np.inf)
+    for _ in range(TURNS):
+        for i, method in enumerate(methods):
+            best[i] = min(best[i], _window(method, hood, oracle, d, auto))
+    oracle.evaluations[...] = evaluations
+    hood.put_back(before)
+    return best.tolist()
+
+
+def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> float:
+    """Seconds a round from the start point, the faster of two windows after a warm-up."""
     state = method.init(np.zeros((hood.n, d), hood.dtype), hood, oracle)
-    k, best, count = 0, np.inf, 1
-    sent = hood.wire_bytes
-    for window in range(4):  # the first makes buffers and says how long a round takes
+    sent, k, count, best = hood.wire_bytes, 0, 1, np.inf
+    for window in range(3):  # the first makes buffers and says how long a round takes
         hood.max(np.zeros(1))  # a barrier
         start = time.perf_counter()
         for _ in range(count):
             state = method.round(state, k, hood, oracle)
             k += 1
         spent = float(hood.max(np.array([(time.perf_counter() - start) / count]))[0])
-        best = min(best, spent) if window else np.inf
         if window == 0:
-            count = int(np.clip(BUDGET / 3 / max(spent, 1e-9), 1, 200))
-    largest = hood.max(np.array([(hood.wire_bytes - sent) / k / max(hood.n, 1), float(hood.degree.max())]))
-    oracle.evaluations[...] = evaluations
-    hood.put_back(before)
-    if auto.latency is not None:
-        best += auto.latency * float(largest[1]) * method.vectors
-    if auto.bandwidth is not None:
-        best += float(largest[0]) / auto.bandwidth
-    return best
+            count = int(np.clip(BUDGET / (2 * TURNS) / max(spent, 1e-9), 1, 200))
+        else:
+            best = min(best, spent)
+    bytes_a_round, degree = hood.max(np.array([(hood.wire_bytes - sent) / k / max(hood.n, 1), float(hood.degree.max())]))
+    network = auto.latency * degree * method.vectors if auto.latency is not None else 0.0
+    return best + float(network + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
 
 
 def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatrix) -> float:
