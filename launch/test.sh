@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# All tests: style, types, the serial ones, and those of the transport under mpirun on 2, 3 and 4 ranks.
+# All tests: style, types, the serial ones, those of the transport under mpirun on 2, 3 and 4 ranks, and on 6 and 8
+# ranks that a method computes the same bits.
 #
 #   bash launch/test.sh                      # everything, some minutes
 #   bash launch/test.sh tests/operators      # the checks, and these tests only
@@ -21,6 +22,9 @@ step "serial tests" python -m pytest -q -m "not mpi" "${paths[@]}"
 if [[ ${#paths[@]} == 0 ]]; then
   for ranks in 2 3 4; do
     step "transport tests on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi
+  done
+  for ranks in 6 8; do
+    step "the same bits on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi tests/layout
   done
 fi
 
