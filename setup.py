@@ -37,8 +37,9 @@ setup(
         Extension(
             f"decentral.kernels._{name}",
             [f"decentral/kernels/{name}.c"],
-            depends=["decentral/kernels/buffers.h"],
-            extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno"],
+            depends=["decentral/kernels/buffers.h", "decentral/kernels/threads.h"],
+            extra_compile_args=["-O3", "-std=gnu11", "-ffp-contract=off", "-fno-math-errno", "-pthread"],
+            extra_link_args=["-pthread"],
             optional=True,  # without a compiler the NumPy code of the same functions runs
         )
         for name in ("dense", "sparse", "wire")

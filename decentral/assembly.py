@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from decentral import data
 from decentral.experiment import Experiment, QuadraticLoss
 from decentral.graph import Graph, MixingMatrix, mixing
 from decentral.problems import PROBLEMS, Problem, Quadratic
 from decentral.random import Key, Purpose
 from decentral.state import Array
-
-if TYPE_CHECKING:
-    from decentral.data import Dataset
 
 
 def build_graph(experiment: Experiment) -> Graph:
@@ -38,14 +36,12 @@ def build_mixing(experiment: Experiment, graph: Graph) -> MixingMatrix:
 class Data:
     """A data set and the agent of each of its rows."""
 
-    dataset: Dataset
+    dataset: data.Dataset
     owner: Array
     split: str
 
     @classmethod
     def load(cls, experiment: Experiment, agents: int, say: Callable[[str], None]) -> Data:
-        from decentral import data
-
         table = dict(experiment.data)
         split = table.pop("split", "iid")
         split = {"name": split} if isinstance(split, str) else dict(split)
@@ -59,8 +55,6 @@ class Data:
 
     def problem(self, experiment: Experiment, own: Array) -> Problem:
         """The local losses of the agents `own`."""
-        from decentral import data
-
         kind = experiment.problem.name
         if kind in ("logistic", "nonconvex-logistic"):
             self.dataset.signs()
@@ -78,8 +72,6 @@ class Data:
         return built
 
     def facts(self) -> dict[str, Any]:
-        from decentral import data
-
         return {
             "name": self.dataset.name, "rows": len(self.dataset.y), "source": self.dataset.source, "split": self.split,
             "agents": data.summary(self.dataset, self.owner),

@@ -7,10 +7,12 @@ Heavy modules are imported inside the command that needs them.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +26,8 @@ NAMESPACES = ("topologies", "weights", "algorithms", "compressors", "estimators"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    options = _parser(arguments).parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -51,7 +53,8 @@ def _rank() -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Of the command that the arguments begin with, else of all: eight ranks that start need no others."""
     from decentral import __version__
 
     parser = argparse.ArgumentParser(
@@ -60,72 +63,84 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"decentral {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
-
-    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+    for name in [name for name in COMMANDS if name == next(iter(arguments), None)] or COMMANDS:
+        function, text, add = COMMANDS[name]
         made = commands.add_parser(name, help=text, description=text)
         made.set_defaults(command=function)
-        return made
+        add(made)
+    return parser
 
-    def overrides(made: argparse.ArgumentParser) -> None:
-        made.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a key of the configuration")
 
-    run = command("run", _run, "run a configuration; under mpirun, one process per rank")
-    run.add_argument("config", type=Path)
-    overrides(run)
-    run.add_argument("--force", action="store_true", help="run again although it was run")
-    run.add_argument("--resume", action="store_true", help="continue from the checkpoint of a stopped run")
-    run.add_argument("--quiet", action="store_true", help="print the outcome only")
+def _overrides(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a key of the configuration")
 
-    show = command("show", _show, "what a configuration or a graph means, without running it")
-    show.add_argument("what", help='a configuration, or a graph such as "ring:16"')
-    show.add_argument("--ranks", type=int, default=1)
-    overrides(show)
 
-    listing = command("list", _list, "what can be named in a configuration")
-    listing.add_argument("what", nargs="?", choices=NAMESPACES, metavar="|".join(NAMESPACES))
+def _run_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("config", type=Path)
+    _overrides(made)
+    made.add_argument("--force", action="store_true", help="run again although it was run")
+    made.add_argument("--resume", action="store_true", help="continue from the checkpoint of a stopped run")
+    made.add_argument("--quiet", action="store_true", help="print the outcome only")
 
-    compare = command("compare", _compare, "a table of runs: what each spent to reach a target")
-    compare.add_argument("folders", nargs="+")
-    compare.add_argument("--to", metavar="METRIC=LEVEL", help="e.g. grad_norm_sq=1e-10; default: the runs' own target")
-    compare.add_argument("--sort", default="rounds", help="rounds, gradients, bytes, modelled, seconds or best")
-    form = compare.add_mutually_exclusive_group()
+
+def _show_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("what", help='a configuration, or a graph such as "ring:16"')
+    made.add_argument("--ranks", type=int, default=1)
+    _overrides(made)
+
+
+def _list_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("what", nargs="?", choices=NAMESPACES, metavar="|".join(NAMESPACES))
+
+
+def _compare_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("folders", nargs="+")
+    made.add_argument("--to", metavar="METRIC=LEVEL", help="e.g. grad_norm_sq=1e-10; default: the runs' own target")
+    made.add_argument("--sort", default="rounds", help="rounds, gradients, bytes, modelled, seconds or best")
+    form = made.add_mutually_exclusive_group()
     form.add_argument("--csv", action="store_true")
     form.add_argument("--json", action="store_true")
+    _times(made)
 
-    report = command("report", _report, "plots and a self-contained HTML page of runs")
-    report.add_argument("folders", nargs="+")
-    report.add_argument("--out", type=Path, help="folder to write to")
-    report.add_argument("--to", metavar="METRIC=LEVEL")
-    report.add_argument(
+
+def _report_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("folders", nargs="+")
+    made.add_argument("--out", type=Path, help="folder to write to")
+    made.add_argument("--to", metavar="METRIC=LEVEL")
+    made.add_argument(
         "--format", action="append", metavar="FORMAT", help="png (the default), pdf or svg; repeat it, or give a,b,c"
     )
-    for made in (compare, report):
-        made.add_argument("--t-g", type=float, help="modelled time of a component gradient")
-        made.add_argument("--t-c", type=float, help="modelled time of an exchange of one vector")
+    _times(made)
 
-    data = command("data", _data, "the data sets; `data fetch NAME` brings one into the cache")
-    data.add_argument("action", nargs="?", choices=["fetch"])
-    data.add_argument("name", nargs="?")
 
-    command("check", _check, "versions, MPI, compiled kernels, extras, and a small self-test")
+def _times(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--t-g", type=float, help="modelled time of a component gradient")
+    made.add_argument("--t-c", type=float, help="modelled time of an exchange of one vector")
 
-    cite = command("cite", _cite, "BibTeX of methods, or of what runs used")
-    cite.add_argument("names", nargs="+", help="method names or run folders")
 
-    bench = command("bench", _bench, "rounds per second on this machine, as ratios")
-    bench.add_argument("arguments", nargs=argparse.REMAINDER)
-    return parser
+def _data_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("action", nargs="?", choices=["fetch"])
+    made.add_argument("name", nargs="?")
+
+
+def _cite_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("names", nargs="+", help="method names or run folders")
+
+
+def _bench_arguments(made: argparse.ArgumentParser) -> None:
+    made.add_argument("arguments", nargs=argparse.REMAINDER)
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
 
 
 def _run(options: argparse.Namespace) -> int:
-    from decentral import experiment, runner
-    from decentral.ranks import Ranks
+    with _kept():
+        from decentral import experiment, runner
+        from decentral.ranks import Ranks
 
-    ranks = Ranks.start()
-    chosen = ranks.together(lambda: experiment.load(options.config, options.set))
+        ranks = Ranks.start()
+        chosen = ranks.together(lambda: experiment.load(options.config, options.set))
     watch: runner.Watch = _Printer(options.quiet, ranks.size > 1) if ranks.rank == 0 else runner.Silent()
     try:
         outcome = runner.run(chosen, force=options.force, resume=options.resume, watch=watch, ranks=ranks)
@@ -134,6 +149,17 @@ def _run(options: argparse.Namespace) -> int:
     if ranks.rank == 0:
         _tell(outcome, chosen)
     return outcome.exit_status
+
+
+@contextmanager
+def _kept() -> Iterator[None]:
+    """What is made meanwhile stays to the end, as modules do: looking for garbage among it takes a tenth of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class _Printer:
@@ -198,7 +224,7 @@ def header(record: dict[str, Any]) -> list[str]:
         f"problem   {problem['description']}; d = {problem['d']}, L = {problem['L']:.3g}, mu = {problem['mu']:.3g}",
         f"data      {data['name']}, {data['rows']} rows, split {data['split']}, {each} per agent",
         f"graph     {graph['name']}: {graph['agents']} agents, {graph['edges']} edges, gap {graph['gap']:.3g}",
-        f"executor  {where}; {record['kernels'].split()[0]} kernels",
+        f"executor  {where}; {record['kernels'].split()[0]} kernels, {record['threads']} thread" + "s" * (record["threads"] > 1),
         f"method    {record['label']}: {_parameters(record['parameters'])}",
     ]
 
@@ -290,9 +316,9 @@ def _names(what: str) -> list[tuple[str, str]]:
 
             return [(name, _method_line(algorithms.load(name))) for name in algorithms.NAMES]
         case "compressors":
-            from decentral.compressors import COMPRESSORS, Auto
+            from decentral import compressors
 
-            return [(name, first_line(kind)) for name, kind in (COMPRESSORS | {Auto.name: Auto}).items()]
+            return [(name, first_line(compressors.load(name))) for name in compressors.NAMES]
         case "estimators":
             from decentral.estimators import ESTIMATORS
 
@@ -443,3 +469,16 @@ def _bench(options: argparse.Namespace) -> int:
     status: int = import_module("decentral.bench").main(options.arguments)
     return status
 
+
+COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": (_run, "run a configuration; under mpirun, one process per rank", _run_arguments),
+    "show": (_show, "what a configuration or a graph means, without running it", _show_arguments),
+    "list": (_list, "what can be named in a configuration", _list_arguments),
+    "compare": (_compare, "a table of runs: what each spent to reach a target", _compare_arguments),
+    "report": (_report, "plots and a self-contained HTML page of runs", _report_arguments),
+    "data": (_data, "the data sets; `data fetch NAME` brings one into the cache", _data_arguments),
+    "check": (_check, "versions, MPI, compiled kernels, extras, and a small self-test", lambda made: None),
+    "cite": (_cite, "BibTeX of methods, or of what runs used", _cite_arguments),
+    "bench": (_bench, "rounds per second on this machine, as ratios", _bench_arguments),
+}
+"""What each does, in a line, and its arguments."""

@@ -70,11 +70,13 @@ class RecordTable:
 
 @dataclass(frozen=True)
 class TransportTable:
-    """[transport]: which rank owns which agents; seconds without an arrival after which a run ends (0: never); MPI's calls."""
+    """[transport]: which rank owns which agents; seconds without an arrival after which a run ends (0: never); MPI's calls;
+    threads of a rank for long rows (0: its cores)."""
 
     placement: str | list[int] = "block"
     timeout: float = 60.0
     calls: Literal["auto", "collective", "pairs"] = "auto"
+    threads: int = 0
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Experiment:
         for key, value, least in (
             ("rounds", self.rounds, 0), ("record.every", self.record.every, 1),
             ("record.checkpoint", self.record.checkpoint, 0), ("seed", self.seed, 0), ("graph.agents", self.graph.agents, 0),
+            ("transport.threads", self.transport.threads, 0),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{key} = {value}: give a whole number, at least {least}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import platform
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,7 +107,7 @@ class Ranks:
 
     def hosts(self) -> list[str]:
         if self.comm is None:
-            return [platform.node()]
+            return [os.uname().nodename]
         from decentral.neighborhood import mpi
 
         return mpi.hosts(self.comm)

@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -26,13 +24,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from decentral import compressors
+from decentral import compressors, kernels
+from decentral.algorithms.facts import Facts
 from decentral.allocation import keep_freed_memory
 from decentral.assembly import Data, build_graph, build_mixing, describe, random_quadratic
 from decentral.errors import ConfigError, DecentralError, DivergedError
 from decentral.estimators import Oracle
 from decentral.experiment import Experiment, QuadraticLoss
 from decentral.graph import Graph, MixingMatrix
+from decentral.kernels.cores import kernel_threads
 from decentral.metrics import Metrics, Row, reached
 from decentral.neighborhood import Neighborhood, place
 from decentral.problems import Problem
@@ -54,6 +54,8 @@ BEAT = 0.1
 """Seconds between two looks at signals."""
 FLUSH = 2.0
 """Seconds between two writings of the trace, about."""
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What launch/mpirun.sh sets to 1, before NumPy loads its BLAS."""
 
 
 # --- a run ----------------------------------------------------------------------------------------------------------
@@ -131,7 +133,8 @@ def run(
     ranks = ranks or Ranks.start()
     failed: str | None = None
     keep_freed_memory()
-    with single_threaded(), Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
+    threads = kernel_threads(experiment.transport.threads, ranks)
+    with single_threaded(), threads, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         job = Job(experiment, ranks, interrupts, watch or Silent())
         try:
             return job.run(force, resume)
@@ -147,7 +150,7 @@ def run(
             elif ranks.size == 1 or isinstance(error, DecentralError):
                 raise
             if not isinstance(error, DecentralError):
-                traceback.print_exc()
+                sys.excepthook(type(error), error, error.__traceback__)
             failed = f"decentral: rank {ranks.rank}: {why}"
     from decentral.neighborhood import mpi
 
@@ -176,14 +179,17 @@ class Job:
         checkpoint = ranks.together(lambda: Checkpoint.load(checkpoint_path(e.folder))) if plan["resume"] else None
         data = self.prepare(graph, weights, placement, checkpoint)
         f_star = self._f_star()
-        facts = ranks.share(lambda: {"record": self._record(graph, weights, placement, data, f_star)})
-        record = facts["record"]
         hosts = ranks.hosts()
-        if ranks.rank == 0:
-            record["hosts"] = hosts
-        ranks.share(lambda: self._open(record, checkpoint))
+
+        def opened() -> dict[str, Any]:
+            record = self._record(graph, weights, placement, data, f_star) | {"hosts": hosts}
+            self.recorder = Recorder(e.folder, e.table(), record, checkpoint.round if checkpoint else None)
+            return {}
+
+        ranks.share(opened)
         self.began = True
-        self.watch_start(record, checkpoint)
+        if self.recorder:
+            self.watch.start(self.recorder.record, checkpoint.round if checkpoint else 0, e.rounds)
         self.metrics = Metrics(
             self.problem, self.hood, e.metrics, f_star, e.time.t_g, e.time.t_c, getattr(self.algorithm, "vectors", 1)
         )
@@ -200,15 +206,10 @@ class Job:
         self.hood = ranks.neighborhood(graph, weights, placement, e)
         if self.hood.trouble:
             self.watch.say(f"warning: {self.hood.trouble}")
-        data = self._data(graph.n_agents)
-        self.problem = ranks.together(lambda: self._problem(data))
+        data, self.problem = self._data(graph.n_agents)
         self._tune(graph, weights, checkpoint)
         self.oracle = ranks.together(lambda: Oracle(self.problem, self.estimator, self.hood.agents, e.seed))
         return data
-
-    def watch_start(self, record: dict[str, Any], checkpoint: Checkpoint | None) -> None:
-        if self.ranks.rank == 0:
-            self.watch.start(record, checkpoint.round if checkpoint else 0, self.experiment.rounds)
 
     # --- set-up ---
 
@@ -234,32 +235,27 @@ class Job:
             "weights": weights.weights, "mixing": weights.name, "resume": waiting and resume,
         }  # fmt: skip
 
-    def _data(self, agents: int) -> Data | None:
-        """The data set; rank 0 fetches what is missing, then the others read it."""
+    def _data(self, agents: int) -> tuple[Data | None, Problem]:
+        """The data set and the losses on it; rank 0 fetches what is missing, then the others read it."""
         e, ranks = self.experiment, self.ranks
-        if isinstance(e.problem, QuadraticLoss):
-            return None
+        loss = e.problem
+        if isinstance(loss, QuadraticLoss):
+            return None, ranks.together(lambda: random_quadratic(loss, e.seed, self.hood.agents, e.dtype))
         mine: list[Data] = []
 
         def first() -> dict[str, Any]:
             mine.append(Data.load(e, agents, self.watch.say))
             return {}
 
-        ranks.share(first)
-        return ranks.together(lambda: mine[0] if mine else Data.load(e, agents, _silent))
+        def load() -> tuple[Data, Problem]:
+            data = mine[0] if mine else Data.load(e, agents, _silent)
+            return data, data.problem(e, self.hood.agents)
 
-    def _problem(self, data: Data | None) -> Problem:
-        e = self.experiment
-        if isinstance(e.problem, QuadraticLoss):
-            return random_quadratic(e.problem, e.seed, self.hood.agents, e.dtype)
-        assert data is not None
-        return data.problem(e, self.hood.agents)
+        ranks.share(first)
+        return ranks.together(load)
 
     def _tune(self, graph: Graph, weights: MixingMatrix, checkpoint: Checkpoint | None) -> None:
         """The algorithm with numbers in the place of "auto", chosen on rank 0, or as the checkpoint has them."""
-        from decentral.algorithms.facts import Facts
-        from decentral.compressors.auto import Auto
-
         e, hood = self.experiment, self.hood
         self.algorithm, self.estimator = e.method()
         smooth, convex, single = self.problem.constants()
@@ -279,7 +275,7 @@ class Job:
 
         facts = Facts(**self.ranks.share(facts_of))
         chosen = checkpoint.parameters.get("compressor") if checkpoint else None
-        if chosen is None and isinstance(getattr(self.algorithm, "compressor", None), Auto):
+        if chosen is None and getattr(getattr(self.algorithm, "compressor", None), "name", None) == "auto":
             chosen = self._choose(facts, graph, weights)
         if chosen is not None:
             self.algorithm = dataclasses.replace(self.algorithm, compressor=compressors.build(chosen))
@@ -340,8 +336,8 @@ class Job:
             "status": "running", "why": None, "name": e.name, "digest": e.digest,
             "algorithm": getattr(algorithm, "name", type(algorithm).__name__),
             "label": getattr(algorithm, "label", type(algorithm).__name__),
-            "versions": {"decentral": version(), "python": platform.python_version(), "numpy": np.__version__},
-            "kernels": kernels_in_words(),
+            "versions": {"decentral": version(), "python": sys.version.split()[0], "numpy": np.__version__},
+            "kernels": kernels_in_words(), "threads": kernels.threads,
             "executor": "mpi" if self.ranks.comm else "in-process", "ranks": self.ranks.size,
             "mpi_library": self.ranks.library(), "transport": self.hood.transport, "hosts": [],
             "placement": [np.flatnonzero(placement == r).tolist() for r in range(self.ranks.size)],
@@ -365,11 +361,6 @@ class Job:
             "notes": list(data.dataset.notes) if data else [], "target": e.target or None, "rounds": e.rounds,
             "transport_bytes": 0, "saturated": 0, "warnings": self.warnings,
         }  # fmt: skip
-
-    def _open(self, record: dict[str, Any], checkpoint: Checkpoint | None) -> dict[str, Any]:
-        e = self.experiment
-        self.recorder = Recorder(e.folder, e.table(), record, checkpoint.round if checkpoint else None)
-        return {}
 
     # --- state ---
 
@@ -575,7 +566,10 @@ class Interrupts:
 @contextmanager
 def single_threaded() -> Iterator[None]:
     """One BLAS thread: the same bits in every layout, and no oversubscription between ranks."""
-    from threadpoolctl import threadpool_limits
+    if all(os.environ.get(name) == "1" for name in THREADS):
+        yield
+        return
+    from threadpoolctl import threadpool_limits  # 6 ms a rank
 
     with threadpool_limits(1, user_api="blas"):
         yield
@@ -595,8 +589,6 @@ def _silent(sentence: str) -> None:
 
 
 def kernels_in_words() -> str:
-    from decentral import kernels
-
     return "compiled" if kernels.c is not None else f"numpy ({kernels.why})"
 
 

@@ -25,7 +25,7 @@ case $mpi in
 esac
 
 # One line that changes whenever the environment must: pins, metadata, kernels, MPI.
-stamp="$({ cat launch/requirements*.txt setup.py decentral/kernels/*.c 2>/dev/null || true; } | cksum) $library $PWD"
+stamp="$({ cat launch/requirements*.txt setup.py decentral/kernels/*.[ch] 2>/dev/null || true; } | cksum) $library $PWD"
 installed=$(cat "$venv/installed" 2>/dev/null || true)
 [[ $installed == "$stamp $tools" || $installed == "$stamp test" ]] && exit 0
 

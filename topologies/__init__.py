@@ -8,7 +8,8 @@
     build("my_graphs.py:wheel", agents=12)                 # a function of one's own
 
 A family is a function from the number of agents, keyword parameters and, where it draws, a seed to a
-networkx.Graph with nodes 0 … N−1. To add one, write the function and enter it in `FAMILIES`.
+networkx.Graph with nodes 0 … N−1. To add one, write the function and enter it in `FAMILIES`. Families that are
+formulas (`fixed`) are built without networkx.
 """
 
 from __future__ import annotations
@@ -74,13 +75,17 @@ def build(name: str, agents: int | None = None, seed: int = 0, **params: Any) ->
     elif name in FAMILIES:
         if agents is None:
             raise GraphError(f'topology "{name}" needs a number of agents, e.g. {name}:16, or agents = 16')
-        graph, label = _call(FAMILIES[name], name, agents, seed, params)
+        family = FAMILIES[name]
+        graph, label = _call(getattr(family, "graph", family), name, agents, seed, params)
     elif "." in name or ":" in name:
         graph, label = _call(_function(name), name, agents, seed, params)
     else:
         see = 'decentral list topologies; also "file:PATH" and "package.module:function"'
         raise GraphError(unknown("topology", name, FAMILIES, see))
-    built = Graph.from_networkx(graph, label)
+    if isinstance(graph, Graph):
+        built, built.name = graph, label
+    else:
+        built = Graph.from_networkx(graph, label)
     if agents is not None and built.n_agents != agents:
         raise GraphError(
             f'topology "{name}" has {built.n_agents} agents, not {agents}; '

@@ -2,6 +2,9 @@
 
 `graph_of` drops the self loops and repeated edges that the formulas give on the smallest sizes: a ring of
 two agents is one edge, and a ring of one agent is that agent.
+
+`ring(8)` is a networkx.Graph, as of every family; `ring.graph(8)` is the same as a `Graph`. Runs take the
+latter: all ranks would wait for the one that imports networkx.
 """
 
 from __future__ import annotations
@@ -9,71 +12,94 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from functools import update_wrapper
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec
 
 from decentral.errors import GraphError
+from decentral.graph import Graph
 
 if TYPE_CHECKING:
     import networkx as nx
 
+P = ParamSpec("P")
 
-def ring(agents: int) -> nx.Graph:
+
+class Formula(Generic[P]):
+    """A family that is a formula: a function to networkx.Graph, and in `graph` the same to `Graph`."""
+
+    def __init__(self, graph: Callable[P, Graph]) -> None:
+        self.graph = graph
+        update_wrapper(self, graph)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> nx.Graph:
+        return self.graph(*args, **kwargs).to_networkx()
+
+
+@Formula
+def ring(agents: int) -> Graph:
     """A cycle: every agent has two neighbors."""
     return graph_of(agents, ((i, (i + 1) % agents) for i in range(agents)))
 
 
-def path(agents: int) -> nx.Graph:
+@Formula
+def path(agents: int) -> Graph:
     """A line, the connected graph of largest diameter."""
     return graph_of(agents, ((i, i + 1) for i in range(agents - 1)))
 
 
-def complete(agents: int) -> nx.Graph:
+@Formula
+def complete(agents: int) -> Graph:
     """All pairs of agents."""
     return graph_of(agents, itertools.combinations(range(agents), 2))
 
 
-def star(agents: int) -> nx.Graph:
+@Formula
+def star(agents: int) -> Graph:
     """Agent 0 in the middle, all others next to it alone."""
     return graph_of(agents, ((0, i) for i in range(1, agents)))
 
 
-def grid(agents: int, rows: int | None = None, cols: int | None = None) -> nx.Graph:
+@Formula
+def grid(agents: int, rows: int | None = None, cols: int | None = None) -> Graph:
     """A rectangle of rows x cols agents, the most square one if they are not given."""
     rows, cols = _rectangle("grid", agents, rows, cols)
     across = ((i, i + 1) for i in range(agents) if (i + 1) % cols)
-    graph = graph_of(agents, itertools.chain(across, ((i, i + cols) for i in range(agents - cols))))
-    for i in graph:
-        graph.nodes[i]["pos"] = (i % cols, -(i // cols))
-    return graph
+    down = ((i, i + cols) for i in range(agents - cols))
+    return graph_of(agents, itertools.chain(across, down), [(i % cols, -(i // cols)) for i in range(agents)])
 
 
-def torus(agents: int, rows: int | None = None, cols: int | None = None) -> nx.Graph:
+@Formula
+def torus(agents: int, rows: int | None = None, cols: int | None = None) -> Graph:
     """A grid whose opposite sides are joined: every agent has four neighbors."""
     rows, cols = _rectangle("torus", agents, rows, cols)
     across = ((i, i - i % cols + (i + 1) % cols) for i in range(agents))
     return graph_of(agents, itertools.chain(across, ((i, (i + cols) % agents) for i in range(agents))))
 
 
-def hypercube(agents: int) -> nx.Graph:
+@Formula
+def hypercube(agents: int) -> Graph:
     """2^k agents, joined where their numbers differ in one bit: log2 N neighbors, diameter log2 N."""
     sizes("hypercube", agents, "2^k", lambda n: n & (n - 1) == 0)
     bits = range(agents.bit_length() - 1)
     return graph_of(agents, ((i, i ^ (1 << bit)) for i in range(agents) for bit in bits))
 
 
-def exponential(agents: int) -> nx.Graph:
+@Formula
+def exponential(agents: int) -> Graph:
     """Joined at distances 1, 2, 4, 8, … around a ring, in both directions (static exponential graph)."""
     hops = [1 << k for k in range(agents.bit_length()) if 1 << k < agents]
     return graph_of(agents, ((i, (i + hop) % agents) for i in range(agents) for hop in hops))
 
 
-def tree(agents: int, arity: int = 2) -> nx.Graph:
+@Formula
+def tree(agents: int, arity: int = 2) -> Graph:
     """A tree rooted at agent 0, filled level by level, each agent with up to `arity` children."""
     whole("tree", "arity", arity, 1)
     return graph_of(agents, (((i - 1) // arity, i) for i in range(1, agents)))
 
 
-def barbell(agents: int, clique: int | None = None) -> nx.Graph:
+@Formula
+def barbell(agents: int, clique: int | None = None) -> Graph:
     """Two complete graphs of `clique` agents (half of all if not given), joined by a path of the others."""
     whole("barbell", "agents", agents, 4)
     clique = agents // 2 if clique is None else whole("barbell", "clique", clique, 2, agents // 2)
@@ -84,7 +110,8 @@ def barbell(agents: int, clique: int | None = None) -> nx.Graph:
     )
 
 
-def lollipop(agents: int, clique: int | None = None) -> nx.Graph:
+@Formula
+def lollipop(agents: int, clique: int | None = None) -> Graph:
     """A complete graph of `clique` agents (half of all if not given), a path of the others hanging on it."""
     whole("lollipop", "agents", agents, 3)
     clique = (agents + 1) // 2 if clique is None else whole("lollipop", "clique", clique, 2, agents - 1)
@@ -92,7 +119,8 @@ def lollipop(agents: int, clique: int | None = None) -> nx.Graph:
     return graph_of(agents, itertools.chain(itertools.combinations(range(clique), 2), tail))
 
 
-def margulis(agents: int) -> nx.Graph:
+@Formula
+def margulis(agents: int) -> Graph:
     """The expander of Margulis, Gabber and Galil on k² agents, each with at most eight neighbors.
 
     (x, y) is joined with (x + 2y, y), (x + 2y + 1, y), (x, y + 2x) and (x, y + 2x + 1) mod k.
@@ -109,7 +137,8 @@ def margulis(agents: int) -> nx.Graph:
     )
 
 
-def chordal_cycle(agents: int) -> nx.Graph:
+@Formula
+def chordal_cycle(agents: int) -> Graph:
     """An expander on a prime number p of agents: a ring, and every i > 0 joined with its inverse modulo p
     (Lubotzky 1994)."""
     sizes("chordal-cycle", agents, "a prime", is_prime)
@@ -120,14 +149,13 @@ def chordal_cycle(agents: int) -> nx.Graph:
 # --- what the families share ---
 
 
-def graph_of(agents: int, edges: Iterable[tuple[int, int]]) -> nx.Graph:
-    """The simple graph with nodes 0 … agents−1 and these edges, less self loops and repetitions."""
-    import networkx as nx
-
-    graph = nx.Graph()
-    graph.add_nodes_from(range(agents))
-    graph.add_edges_from((i, j) for i, j in edges if i != j)
-    return graph
+def graph_of(
+    agents: int, edges: Iterable[tuple[int, int]], positions: list[tuple[int, int]] | None = None
+) -> Graph:
+    """The simple graph of agents 0 … agents−1 with these edges, less self loops and repetitions."""
+    arcs = {arc for i, j in edges if i != j for arc in ((i, j), (j, i))}
+    tail, head = zip(*arcs, strict=True) if arcs else ((), ())
+    return Graph(agents, tail, head, positions=positions)
 
 
 def whole(family: str, name: str, value: Any, least: int, most: int | None = None) -> int:

@@ -1,4 +1,4 @@
-"""Compressors against a copy of the same array and against the stock alternatives, interleaved, on one thread.
+"""Compressors against a copy of the same array and against the stock alternatives, interleaved; on one thread, or on two.
 
     decentral bench kernels [--size 10000000]
 
@@ -9,6 +9,7 @@ magnitudes for top-k, `numpy.packbits` for signs; and PyTorch where it is instal
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,6 +36,15 @@ def best_of(seconds: float, bodies: dict[str, Callable[[], Any]]) -> dict[str, f
             best[name] = min(best[name], time.perf_counter() - start)
         turn += 1
     return best
+
+
+def on_two_threads(body: Callable[[], Any]) -> Callable[[], Any]:
+    def run() -> None:
+        kernels.use_threads(2)
+        body()
+        kernels.use_threads(1)
+
+    return run
 
 
 class numpy_only:
@@ -66,6 +76,10 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
             row["/ ideal"] = payload / (bits / 8) if payload is not None and bits else float("nan")
             table.append(row)
 
+    def twice(what: str, body: Callable[[], Any]) -> None:
+        if kernels.c is not None and (os.cpu_count() or 1) > 1:
+            add(f"{what}, 2 threads", on_two_threads(body), {})
+
     def plain(body: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
             with numpy_only():
@@ -85,10 +99,17 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
         if torch is not None and bits in (4, 8):
             stock["PyTorch eager"] = _torch_quantize(torch, x, bits)
         add(f"quantize {bits} bits", encode, stock, payload.shape[1], bits * n + 32 * (-(-n // 1024)))
+        if bits == 4:
+            twice("quantize 4 bits", encode)
     q4, u = Quantize(bits=4, block=1024), np.zeros((1, n), np.float32)
     payload = q4.encode(x, key)
+    one_scale = Quantize(bits=4, block=0)
+    add("quantize 4 bits, one scale", lambda: one_scale.encode(x, key), {})
+    twice("quantize 4 bits, one scale", lambda: one_scale.encode(x, key))
     add("error feedback, encode x − u, 4 bits", lambda: q4.encode_difference(x, u, key), {})
+    twice("error feedback, encode x − u, 4 bits", lambda: q4.encode_difference(x, u, key))
     add("decode and accumulate, 4 bits", lambda: q4.advance(payload, u, 1.0), {"NumPy": plain(lambda: q4.advance(payload, u, 1.0))})
+    twice("decode and accumulate, 4 bits", lambda: q4.advance(payload, u, 1.0))
     known, received = np.zeros((ROWS, n), np.float32), np.repeat(payload, ROWS, axis=0)
 
     def whole() -> None:
@@ -96,6 +117,7 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
         q4.advance(received, known, 1.0)
 
     add(f"a round: encode one row, accumulate {ROWS}, 4 bits", whole, {})
+    twice(f"a round: encode one row, accumulate {ROWS}, 4 bits", whole)
     for part in (0.001, 0.01, 0.1):
         k = int(part * n)
         c = TopK(k=k)

@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from decentral.compressors.absolute import Absolute
-from decentral.compressors.auto import Auto
 from decentral.compressors.base import Compressor
-from decentral.compressors.identity import Identity
-from decentral.compressors.qsgd import QSGD
-from decentral.compressors.quantize import Quantize
-from decentral.compressors.sign import NormSign, ScaledSign
-from decentral.compressors.sparse import RandK, TopK, TopKQuantize
 from decentral.errors import ConfigError, unknown
 
-COMPRESSORS: dict[str, type[Compressor]] = {
-    c.name: c for c in (Identity, Quantize, QSGD, RandK, TopK, TopKQuantize, NormSign, ScaledSign, Absolute)
+if TYPE_CHECKING:
+    from decentral.compressors.absolute import Absolute
+    from decentral.compressors.auto import Auto
+    from decentral.compressors.identity import Identity
+    from decentral.compressors.qsgd import QSGD
+    from decentral.compressors.quantize import Quantize
+    from decentral.compressors.sign import NormSign, ScaledSign
+    from decentral.compressors.sparse import RandK, TopK, TopKQuantize
+
+_WHERE = {
+    "identity": "identity:Identity",
+    "quantize": "quantize:Quantize",
+    "qsgd": "qsgd:QSGD",
+    "rand-k": "sparse:RandK",
+    "top-k": "sparse:TopK",
+    "top-k-quantize": "sparse:TopKQuantize",
+    "norm-sign": "sign:NormSign",
+    "scaled-sign": "sign:ScaledSign",
+    "absolute": "absolute:Absolute",
+    "auto": "auto:Auto",
 }
+NAMES = tuple(_WHERE)
+
+
+def load(name: str) -> Any:
+    """The class of a compressor; "auto" gives `Auto`. ConfigError for an unknown name."""
+    if name not in _WHERE:
+        raise ConfigError(unknown("compressor", name, NAMES, "decentral list compressors"))
+    module, attribute = _WHERE[name].split(":")
+    return getattr(import_module(f"decentral.compressors.{module}"), attribute)
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use, as a run uses one of them: `from decentral.compressors import Quantize`."""
+    for known, where in _WHERE.items():
+        if where.endswith(f":{name}"):
+            return load(known)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def build(spec: dict[str, Any] | str) -> Any:
@@ -30,17 +59,14 @@ def build(spec: dict[str, Any] | str) -> Any:
 
     spec = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = spec.pop("name", "identity")
-    if name == Auto.name:
-        return construct(Auto, spec, "algorithm.compressor", name)
-    if name not in COMPRESSORS:
-        raise ConfigError(unknown("compressor", name, [*COMPRESSORS, Auto.name], "decentral list compressors"))
-    if isinstance(inner := spec.get("quantize"), dict):
-        construct(Quantize, inner, "algorithm.compressor.quantize")
-    return construct(COMPRESSORS[name], spec, "algorithm.compressor", name)
+    if isinstance(inner := spec.get("quantize"), dict):  # a resolved configuration says its name as well
+        spec["quantize"] = {k: v for k, v in inner.items() if (k, v) != ("name", "quantize")}
+        construct(load("quantize"), spec["quantize"], "algorithm.compressor.quantize")
+    return construct(load(name), spec, "algorithm.compressor", name)
 
 
 __all__ = [
-    "COMPRESSORS",
+    "NAMES",
     "QSGD",
     "Absolute",
     "Auto",
@@ -53,4 +79,5 @@ __all__ = [
     "TopK",
     "TopKQuantize",
     "build",
+    "load",
 ]

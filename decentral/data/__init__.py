@@ -8,9 +8,9 @@ X, y, ptr = partition(dataset, owner, own_agents=[3])       # what one process n
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from decentral.data.dataset import SCALES, Dataset, prepare
 from decentral.data.registry import RECIPES
@@ -99,8 +99,7 @@ def load(
     return Dataset(name=name, source=source, parameters=resolved, **prepare(raw, seed=seed, **common))
 
 
-@dataclass(frozen=True)
-class Listing:
+class Listing(NamedTuple):
     """One line of `available`; rows, features and classes are None where they are the user's choice."""
 
     name: str

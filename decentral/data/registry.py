@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """One file of a package index, pinned by the SHA-256 of its bytes."""
 
     package: str
@@ -16,8 +15,7 @@ class Archive:
     megabytes: float
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(NamedTuple):
     """A data set of fixed content. `classes` is 0 for regression; `unit` divides the decoded X; `scale` is the default."""
 
     rows: int

@@ -23,3 +23,20 @@ else:
         c, sparse, wire = (import_module(f"decentral.kernels._{name}") for name in ("dense", "sparse", "wire"))
     except ImportError as error:  # no compiler at installation
         why = f"the compiled kernels are not installed ({error})"
+
+MOST_THREADS = 64
+threads = 1
+"""Threads that the compiled kernels may use: see `use_threads`."""
+
+
+def use_threads(count: int) -> None:
+    """From now on the compiled kernels use up to `count` threads where rows are so long that it pays; NumPy's code uses one.
+
+    The bits are the same with any number. Raises ValueError where it is not from 1 to MOST_THREADS.
+    """
+    global threads
+    if c is None:
+        return
+    c.use_threads(count)
+    sparse.use_threads(count)
+    threads = count

@@ -10,14 +10,16 @@
 
 #pragma GCC optimize("no-trapping-math") /* nobody reads the flags; floor becomes an instruction */
 #include "buffers.h"
+#include "threads.h"
 
 enum { WIDEST = 17, AT_ONCE = 8, NEAR = 24 << 10 }; /* NEAR: bytes of most of a first cache */
+enum { MUCH = 3 << 16, SOME = 1 << 20 }; /* entries that take 0.15 ms or more: to encode; to decode or add */
 static const uint32_t no_words[LANES];
 
 /* --- Philox4x32-10: up to 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------- */
 
 typedef struct {
-    uint32_t id, round, tag;
+    uint32_t round, tag;
     uint32_t k0[10][8], k1[10][8]; /* the key of every round, spread over 64-bit lanes */
 } Philox;
 
@@ -28,9 +30,9 @@ static void philox_key(Philox *p, uint64_t seed, uint64_t round, uint64_t tag) {
         for (int i = 0; i < 8; i++) p->k0[r][i] = k0, p->k1[r][i] = k1;
 }
 
-static void philox_plain(const Philox *p, uint32_t index, int lanes, uint32_t out[4][LANES]) {
+static void philox_plain(const Philox *p, uint32_t id, uint32_t index, int lanes, uint32_t out[4][LANES]) {
     for (int l = 0; l < lanes; l++) {
-        uint32_t a = index + (uint32_t)l, b = p->id, c = p->round, d = p->tag;
+        uint32_t a = index + (uint32_t)l, b = id, c = p->round, d = p->tag;
         for (int r = 0; r < 10; r++) {
             uint64_t x = (uint64_t)a * 0xD2511F53u, y = (uint64_t)c * 0xCD9E8D57u;
             a = (uint32_t)(y >> 32) ^ b ^ p->k0[r][0], b = (uint32_t)y;
@@ -48,12 +50,12 @@ AVX2 INLINE void low_words(uint32_t *out, __m256i x, __m256i y) { /* the low wor
 }
 
 /* What GCC does not find by itself: the multiplier reads the low word of a 64-bit lane and ignores the rest. */
-AVX2 static void philox_avx2(const Philox *p, uint32_t index, int lanes, uint32_t out[4][LANES]) {
+AVX2 static void philox_avx2(const Philox *p, uint32_t id, uint32_t index, int lanes, uint32_t out[4][LANES]) {
     const __m256i m0 = _mm256_set1_epi64x(0xD2511F53u), m1 = _mm256_set1_epi64x(0xCD9E8D57u);
     for (int l = 0; l < lanes; l += 8) {
         __m256i a0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)index + l), _mm256_set_epi64x(3, 2, 1, 0));
         __m256i a1 = _mm256_add_epi64(a0, _mm256_set1_epi64x(4));
-        __m256i b0 = _mm256_set1_epi64x(p->id), c0 = _mm256_set1_epi64x(p->round), d0 = _mm256_set1_epi64x(p->tag);
+        __m256i b0 = _mm256_set1_epi64x(id), c0 = _mm256_set1_epi64x(p->round), d0 = _mm256_set1_epi64x(p->tag);
         __m256i b1 = b0, c1 = c0, d1 = d0;
 #pragma GCC unroll 10
         for (int r = 0; r < 10; r++) {
@@ -71,27 +73,25 @@ AVX2 static void philox_avx2(const Philox *p, uint32_t index, int lanes, uint32_
 }
 #endif
 
-static void (*philox)(const Philox *, uint32_t, int, uint32_t[4][LANES]) = philox_plain;
+static void (*philox)(const Philox *, uint32_t, uint32_t, int, uint32_t[4][LANES]) = philox_plain;
 
-static void fill_words(Philox *p, uint32_t id, uint32_t *out, int64_t count) {
+static void fill_words(const Philox *p, uint32_t id, uint32_t *out, int64_t count) {
     uint32_t w[4][LANES], line[4 * LANES];
-    p->id = id;
     for (int64_t e = 0; e < count; e += 4 * LANES) {
         const int size = count - e < 4 * LANES ? (int)(count - e) : 4 * LANES, lanes = (size + 3) / 4;
-        philox(p, (uint32_t)(e / 4), lanes, w);
+        philox(p, id, (uint32_t)(e / 4), lanes, w);
         for (int l = 0; l < lanes; l++)
             for (int j = 0; j < 4; j++) line[4 * l + j] = w[j][l];
         memcpy(out + e, line, sizeof(uint32_t) * (size_t)size);
     }
 }
 
-CLONES static void fill_halves(Philox *p, uint32_t id, uint16_t *out, int64_t count) {
+CLONES static void fill_halves(const Philox *p, uint32_t id, uint16_t *out, int64_t count) {
     uint32_t w[4][LANES];
     uint16_t group[8 * LANES];
-    p->id = id;
     for (int64_t e = 0; e < count; e += 8 * LANES) {
         uint16_t *to = count - e < 8 * LANES ? group : out + e;
-        philox(p, (uint32_t)(e / 8), LANES, w);
+        philox(p, id, (uint32_t)(e / 8), LANES, w);
         for (int j = 0; j < 4; j++) {
             for (int l = 0; l < LANES; l++) to[64 * j + l] = (uint16_t)w[j][l];
             for (int l = 0; l < LANES; l++) to[64 * j + 32 + l] = (uint16_t)(w[j][l] >> 16);
@@ -126,6 +126,69 @@ typedef struct {
     int top, width, two_norm, dithered;
 } Grid;
 
+/* What threads share: rows to encode or decode, and the norms of parts of a long row. */
+typedef struct {
+    const void *v, *minus;
+    uint8_t *payload;
+    const Grid *g;
+    const Philox *key;
+    const int64_t *ids;
+    char *failed; /* a row */
+    int scaled;   /* the scales are in the payload already */
+} Encoding;
+
+typedef struct {
+    const uint8_t *payload;
+    void *out, *u;
+    const Grid *g;
+    double gain, eta;
+    int bad;
+} Decoding;
+
+typedef struct {
+    const void *v, *minus;
+    int64_t width;
+    int two_norm;
+    double largest[LANES], squares[LANES];
+} Norms;
+
+/* Sums over a neighborhood, or combinations of rows. */
+typedef struct {
+    const void *x, *weights;
+    const int64_t *ptr, *head;
+    void *out;
+    int64_t d;
+} Sum;
+
+typedef struct {
+    double a, b, c;
+    const void *y, *w, *x;
+    const int64_t *at;
+    void *out;
+    int64_t d;
+} Blend;
+
+/* Sums by pairs as a binary counter: after `done` terms, two that are over equally many become one; in the end all do. */
+INLINE int add_by_pairs(double *partial, int depth, int64_t done) {
+    for (; !(done & 1); done >>= 1, depth--) partial[depth - 2] += partial[depth - 1];
+    return depth;
+}
+
+INLINE double add_rest(double *partial, int depth) {
+    while (depth > 1) depth--, partial[depth - 1] += partial[depth];
+    return depth ? partial[0] : 0.0;
+}
+
+/* What the columns of a part are a multiple of: whole tiles and whole blocks, or whole tiles where a row is one block. */
+static int64_t unit_of(const Grid *g) {
+    int64_t a = TILE, b = g->block;
+    if (b >= g->d) return TILE;
+    while (b) {
+        const int64_t rest = a % b;
+        a = b, b = rest;
+    }
+    return g->block / a * TILE; /* the least common multiple */
+}
 
 /* A little-endian stream of codes, `width` bits each. */
 INLINE void pack_stream(const uint32_t *codes, int64_t count, int width, uint8_t *out) {
@@ -231,6 +294,12 @@ static int rising(const Py_buffer *ptr, int64_t n, int64_t end) {
     else function##_f32(__VA_ARGS__);              \
     Py_END_ALLOW_THREADS
 
+/* Where work · d is much, threads share the rows (rows, d). */
+#define SHARE(b, function, work, rows, d, unit, context)                                                              \
+    Py_BEGIN_ALLOW_THREADS;                                                                                           \
+    share(threads_for((work) * (d), SOME), rows, d, unit, is_double(b) ? function##_f64 : function##_f32, (context)); \
+    Py_END_ALLOW_THREADS
+
 FUNCTION(words) {
     BEGIN(5);
     Philox p;
@@ -330,6 +399,27 @@ static int take_grid(Grid *g, PyObject *const *args, int64_t d, int64_t row_byte
     return require(g->row_bytes == row_bytes, "bytes of a row");
 }
 
+/* The scale of a row that has one, by parts of a power of two of tiles: their sums are those of the tree over the row. */
+static int scale_row(const Encoding *e, int64_t row, int of_double, int count) {
+    const int64_t d = e->g->d, at = row * d * (of_double ? 8 : 4);
+    Norms norms = {(const char *)e->v + at, e->minus ? (const char *)e->minus + at : NULL, PART, e->g->two_norm, {0}, {0}};
+    while (norms.width * LANES < d) norms.width *= 2;
+    share(count, 1, d, norms.width, of_double ? norms_f64 : norms_f32, &norms);
+    double m = 0, partial[LANES];
+    int depth = 0;
+    for (int64_t i = 0; i * norms.width < d; i++) {
+        if (!(norms.largest[i] < INFINITY)) return 0;
+        m = fmax(m, norms.largest[i]);
+        partial[depth++] = norms.squares[i];
+        depth = add_by_pairs(partial, depth, i + 1);
+    }
+    if (e->g->two_norm) m = fmax(m, sqrt(add_rest(partial, depth)));
+    float s;
+    if (!scale_above(m, &s)) return 0;
+    memcpy(e->payload + row * e->g->row_bytes, &s, 4);
+    return 1;
+}
+
 /* (seed, round, tag, ids, v, minus or None, payload, top, width, block, two_norm, dithered): bad rows or None */
 FUNCTION(quantize_encode) {
     BEGIN(12);
@@ -354,13 +444,13 @@ FUNCTION(quantize_encode) {
         PyErr_NoMemory();
         goto end;
     }
+    Encoding job = {v->buf, minus ? minus->buf : NULL, payload->buf, &g, &p, ids, failed, 0};
     Py_BEGIN_ALLOW_THREADS;
-    for (int64_t i = 0; i < rows; i++) {
-        uint8_t *to = (uint8_t *)payload->buf + i * g.row_bytes;
-        p.id = (uint32_t)ids[i];
-        failed[i] = is_double(v) ? !encode_f64((double *)v->buf + i * g.d, minus ? (double *)minus->buf + i * g.d : NULL, to, &g, &p)
-                                 : !encode_f32((float *)v->buf + i * g.d, minus ? (float *)minus->buf + i * g.d : NULL, to, &g, &p);
-    }
+    const int count = threads_for(rows * g.d, MUCH);
+    job.scaled = g.block >= g.d && count > 1 && threads_for(g.d, MUCH) > 1; /* long rows of one scale: all share each */
+    for (int64_t i = 0; job.scaled && i < rows; i++) failed[i] = !scale_row(&job, i, is_double(v), count);
+    const int64_t unit = g.block >= g.d && !job.scaled ? g.d : unit_of(&g);
+    share(count, rows, g.d, unit, is_double(v) ? encode_part_f64 : encode_part_f32, &job);
     Py_END_ALLOW_THREADS;
     result = failures(failed, rows);
     PyMem_Free(failed);
@@ -368,22 +458,10 @@ FUNCTION(quantize_encode) {
 }
 
 static int decode_rows(const Py_buffer *payload, const Py_buffer *out, const Py_buffer *u, const Grid *g, double gain, double eta) {
-    const Py_buffer *rows = u ? u : out;
-    int good = 1;
-    Py_BEGIN_ALLOW_THREADS;
-    for (int64_t i = 0; good && i < rows->shape[0]; i++) {
-        const uint8_t *from = (const uint8_t *)payload->buf + i * g->row_bytes;
-        const int64_t at = i * g->d;
-        if (is_double(rows)) {
-            const Target_f64 to = {out ? (double *)out->buf + at : NULL, u ? (double *)u->buf + at : NULL, eta};
-            good = decode_f64(from, &to, g, gain);
-        } else {
-            const Target_f32 to = {out ? (float *)out->buf + at : NULL, u ? (float *)u->buf + at : NULL, (float)eta};
-            good = decode_f32(from, &to, g, (float)gain);
-        }
-    }
-    Py_END_ALLOW_THREADS;
-    return good;
+    const Py_buffer *to = u ? u : out;
+    Decoding job = {payload->buf, out ? out->buf : NULL, u ? u->buf : NULL, g, gain, eta, 0};
+    SHARE(to, decode_part, to->shape[0], to->shape[0], g->d, unit_of(g), &job);
+    return !job.bad;
 }
 
 FUNCTION(quantize_decode) { /* (payload, out, top, width, block, gain): are all scales in range? */
@@ -428,7 +506,8 @@ FUNCTION(total) { /* (z (m, d), ptr (n + 1,), out (n, d)) */
     const int64_t n = out->shape[0], d = out->shape[1];
     NEED(z->shape[1] == d, "z and out differ in columns");
     NEED(rising(ptr, n, z->shape[0]), "ptr");
-    EACH(z, total, z->buf, ptr->buf, out->buf, n, d);
+    Sum sum = {.x = z->buf, .ptr = ptr->buf, .out = out->buf, .d = d};
+    SHARE(z, total, z->shape[0] + n, n, d, 1, &sum);
     NONE;
     END;
 }
@@ -448,7 +527,8 @@ FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or 
     NEED(rising(ptr, n, m), "ptr");
     NEED(!weights || weights->shape[0] == m, "weights and head differ in length");
     for (int64_t a = 0; a < m; a++) NEED(((int64_t *)head->buf)[a] >= 0 && ((int64_t *)head->buf)[a] < x->shape[0], "head");
-    EACH(x, disagreement, x->buf, ptr->buf, head->buf, weights ? weights->buf : NULL, out->buf, n, d);
+    Sum sum = {x->buf, weights ? weights->buf : NULL, ptr->buf, head->buf, out->buf, d};
+    SHARE(x, disagreement, m + n, n, d, 1, &sum);
     NONE;
     END;
 }
@@ -472,7 +552,8 @@ FUNCTION(blend) {
     NEED(y->shape[0] == k && w->shape[0] == k && y->shape[1] == d && w->shape[1] == d, "y, w and out differ in shape");
     NEED(!x || (x->shape[1] == d && (at ? at->shape[0] == k : x->shape[0] == k)), "x or at does not fit");
     for (int64_t i = 0; x && at && i < k; i++) NEED(((int64_t *)at->buf)[i] >= 0 && ((int64_t *)at->buf)[i] < x->shape[0], "at");
-    EACH(y, blend, a, y->buf, b, w->buf, c, x ? x->buf : NULL, at ? at->buf : NULL, out->buf, k, d);
+    Blend rows = {a, b, c, y->buf, w->buf, x ? x->buf : NULL, at ? at->buf : NULL, out->buf, d};
+    SHARE(y, blend, 2 * k, k, d, 1, &rows);
     NONE;
     END;
 }
@@ -566,7 +647,8 @@ FUNCTION(glm_estimate) {
     END;
 }
 
-static PyMethodDef methods[] = {METHOD(words),
+static PyMethodDef methods[] = {METHOD(use_threads),
+                                METHOD(words),
                                 METHOD(halves),
                                 METHOD(sample_batches),
                                 METHOD(all_finite),
@@ -660,10 +742,18 @@ static double NAME(sum_of_squares)(const REAL *v, const REAL *u, int64_t n) {
         for (int half = LANES / 2; half; half /= 2)
             for (int l = 0; l < half; l++) acc[l] += acc[l + half];
         partial[depth++] = acc[0];
-        for (int64_t done = t + 1; !(done & 1); done >>= 1, depth--) partial[depth - 2] += partial[depth - 1];
+        depth = add_by_pairs(partial, depth, t + 1);
     }
-    while (depth > 1) depth--, partial[depth - 1] += partial[depth];
-    return depth ? partial[0] : 0.0;
+    return add_rest(partial, depth);
+}
+
+/* Of a part of a long row. */
+CLONES static void NAME(norms)(void *context, const Part *part) {
+    Norms *to = context;
+    const int64_t i = part->begin / to->width, size = part->end - part->begin;
+    const REAL *v = (const REAL *)to->v + part->begin, *minus = to->minus ? (const REAL *)to->minus + part->begin : NULL;
+    to->largest[i] = (double)NAME(from_bits)(NAME(largest_difference)(v, minus, size));
+    if (to->two_norm) to->squares[i] = NAME(sum_of_squares)(v, minus, size);
 }
 
 /* Codes of a row of a tile; `words` holds their half-words, the low ones or (shift = 16) the high ones. */
@@ -677,17 +767,20 @@ INLINE void NAME(round_row)(const REAL *v, int count, REAL inv, REAL offset, con
     }
 }
 
-/* A row of v − u, or of v where u is NULL. */
-CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const Grid *g, const Philox *p) {
+/* Columns begin..end − 1 of a row of v − u, or of v where u is NULL: whole tiles and blocks, or whole tiles where the one
+ * scale of the row is in `out` already. */
+CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const Grid *g, const Philox *p, uint32_t id,
+                               int64_t begin, int64_t end, int scaled) {
     const REAL half = (REAL)g->top / 2;
     const int zero = g->top / 2, width = g->width;
     const REAL offset = (half - (REAL)zero) + (g->dithered ? (REAL)0x1p-17 : (REAL)0.5);
-    uint8_t *scales = out, *codes = out + 4 * ceil_div(g->d, g->block);
+    const int64_t before = begin ? begin / g->block : 0; /* blocks; a division costs as much as some entries */
+    uint8_t *scales = out + 4 * before, *codes = out + 4 * ceil_div(g->d, g->block) + begin / TILE * 4 * LANES * width;
     uint32_t random[4][LANES], row[LANES];
     REAL inv = 0;
-    int64_t next = 0;
-    for (int64_t start = 0; start < g->d; start += TILE) {
-        const int64_t n = g->d - start < TILE ? g->d - start : TILE;
+    int64_t next = begin;
+    for (int64_t start = begin; start < end; start += TILE) {
+        const int64_t n = end - start < TILE ? end - start : TILE;
         uint32_t tile[TILE > WIDEST * LANES ? TILE : WIDEST * LANES]; /* packed words, or the codes of a tail */
         REAL room[TILE];
         const REAL *x = NAME(difference)(v + start, u ? u + start : NULL, n, room) - start;
@@ -699,15 +792,18 @@ CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const
                 const int64_t size = g->d - e < g->block ? g->d - e : g->block;
                 const int here = e + size <= start + n; /* the block lies in this tile: its differences are at hand */
                 const REAL *block = here ? x + e : v + e, *minus = here || !u ? NULL : u + e;
-                double m = NAME(from_bits)(NAME(largest_difference)(block, minus, size));
-                if (!(m < INFINITY)) return 0;
-                if (g->two_norm) m = fmax(m, sqrt(NAME(sum_of_squares)(block, minus, size)));
-                if (!scale_above(m, &s)) return 0;
-                memcpy(scales, &s, 4);
+                if (scaled) memcpy(&s, scales, 4);
+                else {
+                    double m = NAME(from_bits)(NAME(largest_difference)(block, minus, size));
+                    if (!(m < INFINITY)) return 0;
+                    if (g->two_norm) m = fmax(m, sqrt(NAME(sum_of_squares)(block, minus, size)));
+                    if (!scale_above(m, &s)) return 0;
+                    memcpy(scales, &s, 4);
+                }
                 inv = s > 0 ? half / (REAL)s : 0;
                 scales += 4, next += g->block;
             }
-            if (g->dithered && r % 8 == 0) philox(p, (uint32_t)(e / 8), n < LANES ? (int)n : LANES, random);
+            if (g->dithered && r % 8 == 0) philox(p, id, (uint32_t)(e / 8), n < LANES ? (int)n : LANES, random);
             const uint32_t *words = g->dithered ? random[r % 8 / 2] : no_words;
             const int odd = r % 2 * 16, count = n - r * LANES < LANES ? (int)(n - r * LANES) : LANES;
             if (count < LANES) {
@@ -726,6 +822,18 @@ CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const
         else pack_stream(tile, n, width, codes);
     }
     return 1;
+}
+
+static void NAME(encode_part)(void *context, const Part *part) {
+    const Encoding *job = context;
+    const Grid *g = job->g;
+    for (int64_t i = part->first; i < part->last; i++) {
+        const REAL *v = (const REAL *)job->v + i * g->d, *u = job->minus ? (const REAL *)job->minus + i * g->d : NULL;
+        uint8_t *out = job->payload + i * g->row_bytes;
+        if (__atomic_load_n(&job->failed[i], __ATOMIC_RELAXED)) continue;
+        if (!NAME(encode)(v, u, out, g, job->key, (uint32_t)job->ids[i], part->begin, part->end, job->scaled))
+            __atomic_store_n(&job->failed[i], 1, __ATOMIC_RELAXED);
+    }
 }
 
 /* Where decoded entries q go: out = q; or with a reference u, out = u + q where out is wanted, and u ← u + η q. */
@@ -750,15 +858,16 @@ INLINE void NAME(expand_row)(const uint32_t *codes, int count, uint32_t top, REA
     for (int l = 0; l < count; l++) u[l] += t->eta * q[l];
 }
 
-CLONES static int NAME(decode)(const uint8_t *in, const NAME(Target) *t, const Grid *g, REAL gain) {
+INLINE int NAME(decode)(const uint8_t *in, const NAME(Target) *t, const Grid *g, REAL gain, int64_t begin, int64_t end) {
     const REAL half = (REAL)g->top / 2;
     const int width = g->width;
     const uint32_t top = (uint32_t)g->top, mask = (1u << width) - 1;
-    const uint8_t *scales = in, *codes = in + 4 * ceil_div(g->d, g->block);
+    const int64_t before = begin ? begin / g->block : 0;
+    const uint8_t *scales = in + 4 * before, *codes = in + 4 * ceil_div(g->d, g->block) + begin / TILE * 4 * LANES * width;
     REAL step = 0;
-    int64_t next = 0;
-    for (int64_t start = 0; start < g->d; start += TILE) {
-        const int64_t n = g->d - start < TILE ? g->d - start : TILE;
+    int64_t next = begin;
+    for (int64_t start = begin; start < end; start += TILE) {
+        const int64_t n = end - start < TILE ? end - start : TILE;
         uint32_t tile[TILE], row[LANES];
         if (n == TILE) {
             memcpy(tile, codes, (size_t)(4 * LANES * width));
@@ -797,14 +906,29 @@ CLONES static int NAME(decode)(const uint8_t *in, const NAME(Target) *t, const G
     return 1;
 }
 
+CLONES static void NAME(decode_part)(void *context, const Part *part) {
+    Decoding *d = context;
+    for (int64_t i = part->first; i < part->last && !__atomic_load_n(&d->bad, __ATOMIC_RELAXED); i++) {
+        const int64_t at = i * d->g->d;
+        const NAME(Target) to = {d->out ? (REAL *)d->out + at : NULL, d->u ? (REAL *)d->u + at : NULL, (REAL)d->eta};
+        if (!NAME(decode)(d->payload + i * d->g->row_bytes, &to, d->g, (REAL)d->gain, part->begin, part->end))
+            __atomic_store_n(&d->bad, 1, __ATOMIC_RELAXED);
+    }
+}
+
 /* --- Sums over a neighborhood, in arc order; columns in chunks that stay in the first cache ----------------------- */
 
 enum { NAME(CHUNK) = 4096 / sizeof(REAL) };
 
-CLONES static void NAME(total)(const REAL *z, const int64_t *ptr, REAL *out, int64_t n, int64_t d) {
-    for (int64_t i = 0; i < n; i++, out += d)
-        for (int64_t start = 0; start < d; start += NAME(CHUNK)) {
-            const int64_t size = d - start < NAME(CHUNK) ? d - start : NAME(CHUNK);
+CLONES static void NAME(total)(void *context, const Part *part) {
+    const Sum *s = context;
+    const Part p = *part;
+    const int64_t *ptr = s->ptr, d = s->d;
+    const REAL *z = s->x;
+    REAL *out = (REAL *)s->out + p.first * d;
+    for (int64_t i = p.first; i < p.last; i++, out += d)
+        for (int64_t start = p.begin; start < p.end; start += NAME(CHUNK)) {
+            const int64_t size = p.end - start < NAME(CHUNK) ? p.end - start : NAME(CHUNK);
             REAL *restrict sum = out + start;
             if (ptr[i] == ptr[i + 1]) memset(sum, 0, sizeof(REAL) * (size_t)size);
             else memcpy(sum, z + ptr[i] * d + start, sizeof(REAL) * (size_t)size);
@@ -815,11 +939,15 @@ CLONES static void NAME(total)(const REAL *z, const int64_t *ptr, REAL *out, int
         }
 }
 
-CLONES static void NAME(disagreement)(const REAL *x, const int64_t *ptr, const int64_t *head, const REAL *weights, REAL *out,
-                                      int64_t n, int64_t d) {
-    for (int64_t i = 0; i < n; i++, out += d)
-        for (int64_t start = 0; start < d; start += NAME(CHUNK)) {
-            const int64_t size = d - start < NAME(CHUNK) ? d - start : NAME(CHUNK);
+CLONES static void NAME(disagreement)(void *context, const Part *part) {
+    const Sum *s = context;
+    const Part p = *part;
+    const int64_t *ptr = s->ptr, *head = s->head, d = s->d;
+    const REAL *x = s->x, *weights = s->weights;
+    REAL *out = (REAL *)s->out + p.first * d;
+    for (int64_t i = p.first; i < p.last; i++, out += d)
+        for (int64_t start = p.begin; start < p.end; start += NAME(CHUNK)) {
+            const int64_t size = p.end - start < NAME(CHUNK) ? p.end - start : NAME(CHUNK);
             REAL *restrict sum = out + start;
             const REAL *restrict here = x + i * d + start;
             memset(sum, 0, sizeof(REAL) * (size_t)size);
@@ -834,19 +962,24 @@ CLONES static void NAME(disagreement)(const REAL *x, const int64_t *ptr, const i
 }
 
 /* a y + b w + c x[at] on every row; x or at may be missing. */
-CLONES static void NAME(blend)(REAL a, const REAL *y, REAL b, const REAL *w, REAL c, const REAL *x, const int64_t *at, REAL *out,
-                               int64_t rows, int64_t d) {
-    for (int64_t i = 0; i < rows; i++, y += d, w += d, out += d) {
+CLONES static void NAME(blend)(void *context, const Part *part) {
+    const Blend *t = context;
+    const Part p = *part;
+    const int64_t *at = t->at, d = t->d;
+    const REAL a = (REAL)t->a, b = (REAL)t->b, c = (REAL)t->c, *x = t->x;
+    const REAL *y = (const REAL *)t->y + p.first * d, *w = (const REAL *)t->w + p.first * d;
+    REAL *out = (REAL *)t->out + p.first * d;
+    for (int64_t i = p.first; i < p.last; i++, y += d, w += d, out += d) {
         const REAL *from = x ? x + (at ? at[i] : i) * d : NULL;
         if (from == out) /* each entry is read before it is written: no dependence, whatever out is */
 #pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) out[k] = (a * y[k] + b * w[k]) + c * out[k];
+            for (int64_t k = p.begin; k < p.end; k++) out[k] = (a * y[k] + b * w[k]) + c * out[k];
         else if (from)
 #pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) out[k] = (a * y[k] + b * w[k]) + c * from[k];
+            for (int64_t k = p.begin; k < p.end; k++) out[k] = (a * y[k] + b * w[k]) + c * from[k];
         else
 #pragma GCC ivdep
-            for (int64_t k = 0; k < d; k++) out[k] = a * y[k] + b * w[k];
+            for (int64_t k = p.begin; k < p.end; k++) out[k] = a * y[k] + b * w[k];
     }
 }
 

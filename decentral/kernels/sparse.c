@@ -14,6 +14,7 @@
 #ifndef REAL
 
 #include "buffers.h"
+#include "threads.h"
 
 enum {
     SHORT = 1024,     /* entries of a row that needs no sample */
@@ -21,6 +22,7 @@ enum {
     GROUP = 8,        /* with so many neighboring entries each */
     STRETCH = 4096,   /* entries between two looks at the capacity */
     OVERHANG = 8,     /* entries that a vector may write too many */
+    MUCH = 1 << 20,   /* entries that a thread filters at least: some 0.3 ms */
     DIGITS = 2048,    /* of the histogram */
     BATCH = 256       /* places scattered at a time */
 };
@@ -276,7 +278,7 @@ FUNCTION(top_k) { /* (v, minus, payload, start, k, low, values) */
     } else NEED(start == k * size, "values fill the payload's rows up to start");
     Scratch s = {0};
     char *failed = PyMem_Calloc((size_t)rows + 1, 1);
-    int memory = failed && reserve(&s, expected(d, k) + STRETCH + OVERHANG, (size_t)size);
+    int memory = failed && reserve(&s, expected(d, k) + (2 * threads - 1) * (STRETCH + OVERHANG), (size_t)size);
     Py_BEGIN_ALLOW_THREADS;
     for (int64_t i = 0; memory && i < rows; i++) {
         uint8_t *row = (uint8_t *)payload->buf + i * row_bytes;
@@ -450,9 +452,8 @@ FUNCTION(sign_decode) { /* (payload, out (rows, d)): are all scales in range? */
     END;
 }
 
-static PyMethodDef methods[] = {METHOD(top_k),         METHOD(scatter),         METHOD(pack_places),
-                                METHOD(unpack_places), METHOD(sort_places), METHOD(sign_encode),
-                                METHOD(sign_decode),
+static PyMethodDef methods[] = {METHOD(use_threads),   METHOD(top_k),       METHOD(scatter),     METHOD(pack_places),
+                                METHOD(unpack_places), METHOD(sort_places), METHOD(sign_encode), METHOD(sign_decode),
                                 {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef module = {.m_base = PyModuleDef_HEAD_INIT,
@@ -701,6 +702,48 @@ static int NAME(tied)(NAME(Row) r, int64_t d, int64_t k, BITS t, Scratch *s) {
     return 1;
 }
 
+/* What threads share: each keeps what is at least t of some parts of a row, in the room that a part has in the scratch. */
+typedef struct {
+    NAME(Row) r;
+    BITS t;
+    Scratch *s;
+    int64_t width, room, *kept;
+    int full;
+} NAME(Filter);
+
+static void NAME(filter_part)(void *context, const Part *part) {
+    NAME(Filter) *f = context;
+    const int64_t number = part->begin ? part->begin / f->width : 0, end = part->end;
+    REAL *values = (REAL *)f->s->values + number * f->room, room[STRETCH];
+    uint32_t *at = f->s->at + number * f->room;
+    int64_t m = 0, e = part->begin;
+    for (; e < end && m + STRETCH + OVERHANG <= f->room; e += STRETCH) {
+        const int64_t n = least(end - e, STRETCH);
+        m += NAME(keep)(NAME(part)(f->r, e, n, room), e, n, f->t, values + m, at + m);
+    }
+    if (e < end) __atomic_store_n(&f->full, 1, __ATOMIC_RELAXED);
+    f->kept[number] = m;
+}
+
+/* The entries of magnitude t or more into the scratch, in order: their number, or -1 where there is no room for them. */
+static int64_t NAME(filter)(NAME(Row) r, int64_t d, BITS t, Scratch *s) {
+    int64_t kept[2 * MOST_THREADS];
+    for (int count = threads_for(d, MUCH);; count = 1) { /* where parts differ much, one may need more than its room */
+        const int64_t width = count == 1 ? d : ceil_div(d, 2 * count * STRETCH) * STRETCH;
+        const int64_t parts = count == 1 ? 1 : ceil_div(d, width);
+        NAME(Filter) f = {r, t, s, width, parts == 1 ? s->capacity : s->capacity / parts, kept, 0};
+        share(count, 1, d, width, NAME(filter_part), &f);
+        if (f.full && count == 1) return -1;
+        if (f.full) continue;
+        int64_t m = kept[0];
+        for (int64_t i = 1; i < parts; m += kept[i++]) {
+            memmove((REAL *)s->values + m, (REAL *)s->values + i * f.room, sizeof(REAL) * (size_t)kept[i]);
+            memmove(s->at + m, s->at + i * f.room, sizeof *s->at * (size_t)kept[i]);
+        }
+        return m;
+    }
+}
+
 /* The k largest entries of a row into the scratch. 0 where it is not finite, -1 where there is no memory. */
 static int NAME(select)(NAME(Row) r, int64_t d, int64_t k, Scratch *s) {
     BITS lo, hi;
@@ -721,13 +764,8 @@ static int NAME(select)(NAME(Row) r, int64_t d, int64_t k, Scratch *s) {
             if (hi - lo > 1 && !reserve(s, d + STRETCH + OVERHANG, sizeof(REAL))) return -1;
         }
         REAL *values = s->values;
-        int64_t m = 0, e = 0;
-        if (hi - lo > 1)
-            for (; e < d && m + STRETCH + OVERHANG <= s->capacity; e += STRETCH) {
-                const int64_t n = least(d - e, STRETCH);
-                m += NAME(keep)(NAME(part)(r, e, n, room), e, n, lo, values + m, s->at + m);
-            }
-        if (e < d) { /* one magnitude in the bracket, or more entries than there is room for: is it that one? */
+        const int64_t m = hi - lo > 1 ? NAME(filter)(r, d, lo, s) : -1;
+        if (m < 0) { /* one magnitude in the bracket, or more entries than there is room for: is it that one? */
             const int found = NAME(tied)(r, d, k, lo, s);
             if (found >= 0) return found;
             continue;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -97,6 +98,29 @@ def test_starts_without_heavy_imports() -> None:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"mpi4py", "scipy", "networkx", "matplotlib", "rich", "sklearn", "pandas", "torch", "numba"}
     assert not heavy & set(found)
+
+
+def test_a_run_imports_only_what_it_uses(config: Path) -> None:
+    """Eight ranks start as quickly as their imports: no networkx for a ring, no numpy.ma, no compressor that is not used."""
+    code = f"import sys; from decentral.cli import main; main(['run', {str(config)!r}]); print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "decentral.algorithms.d_psgd" in found
+    heavy = {"mpi4py", "scipy", "networkx", "numpy.ma", "rich", "decentral.compressors.quantize"}
+    assert not heavy & set(found)
+
+
+def test_a_component_within_a_component(config: Path, command: Command) -> None:
+    """The resolved configuration names the inner one, and can be run."""
+    inner = "algorithm.compressor={name='top-k-quantize', k=2, quantize={bits=3}}"
+    assert command("run", config, "--set", "algorithm.name=choco-sgd", "--set", inner).status == 0
+    (resolved,) = Path("results").glob("*/config.toml")
+    assert 'name = "quantize"' in resolved.read_text()
+    assert "was run already" in command("run", resolved).out
+
+
+def test_what_a_start_keeps_from_the_collector_is_collected_again_after_it(config: Path, command: Command) -> None:
+    assert command("run", config).status == 0 and gc.isenabled()
+    assert command("run", "missing.toml").status == 2 and gc.isenabled()
 
 
 def test_module_is_the_command() -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from decentral.compressors import COMPRESSORS, build
+from decentral.compressors import build, load
 from decentral.errors import ConfigError, NonFiniteError, TransportError
 from decentral.message import Message
 from decentral.random import Key, Purpose
@@ -157,7 +157,7 @@ def test_is_frozen_configuration(compressor):
     spec = {"name": compressor.name, **dataclasses.asdict(compressor)}
     again = build({k: v for k, v in spec.items() if v is not None})
     assert again == compressor and hash(again) == hash(compressor)
-    assert COMPRESSORS[compressor.name] is type(compressor)
+    assert load(compressor.name) is type(compressor)
 
 
 def test_clips_nothing_where_scales_follow_the_message(compressor, vectors):

@@ -7,7 +7,6 @@ import io
 import sys
 import tarfile
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +81,7 @@ def test_one_changed_byte_is_refused(tmp_path: Path) -> None:
 def test_no_code_of_a_source_archive_runs(offline: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     archive = sdist(offline, "some_name", "0.4a1", f"open({str(mark)!r}, 'w').close()\nraise SystemExit(3)\n")
-    archive = replace(archive, package="some-name")
+    archive = archive._replace(package="some-name")
     (tmp_path / "work").mkdir()
     path = download.download(archive, tmp_path / "work", print)
     assert path.name == archive.file and not mark.exists()

@@ -30,6 +30,11 @@ CASES = [
     (["algorithm.compressor.name=quantize"], "uncompressed", "lt-admm-cc"),
     (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantise"], 'unknown compressor "quantise"', '"quantize"'),
     (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantize", "algorithm.compressor.bits=77"], "bits", "16"),
+    (
+        ["algorithm.name=choco-sgd", "algorithm.compressor={name='top-k-quantize', k=1, quantize={bits='many'}}"],
+        'algorithm.compressor.quantize.bits = "many"',
+        "give a whole number",
+    ),
     (["algorithm.estimator.name=sage"], 'unknown estimator "sage"', '"saga"'),
     (["algorithm.estimator.name=sgd", "algorithm.estimator.batch=100000"], "estimator.batch = 100000", "at most"),
     (["algorithm.name=mine.py:Mine"], "mine.py", "no file"),

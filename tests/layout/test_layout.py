@@ -146,6 +146,27 @@ def test_same_bits_however_they_are_sent(calls: str, compiled: bool, monkeypatch
     hood.close()
 
 
+@pytest.mark.skipif(kernels.c is None, reason=kernels.why)
+def test_same_bits_with_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In process with one thread, over MPI with two: rows long enough that they are used on up to four ranks."""
+    graph, d, threads = nx.complete_graph(4), 600_000, kernels.threads
+    hood, one = mpi_hood(graph, "block"), hood_of(graph)
+    q, x = compressor({"name": "quantize", "bits": 4}), np.random.default_rng(3).normal(size=(one.n, d))
+    found = []
+    try:
+        for where, count in ((one, 1), (hood, 2)):
+            kernels.use_threads(count)
+            known = np.zeros((len(where.known), d))
+            for k in range(3):
+                own = x[where.agents] - where.disagreement(known)
+                known = where.exchange(where.to_neighbors(q, own, k, minus=known), onto=known, step=0.5)
+            found.append(known)
+    finally:
+        kernels.use_threads(threads)
+    np.testing.assert_array_equal(found[1], found[0][hood.known])
+    hood.close()
+
+
 @pytest.mark.parametrize("direct", [False, True])
 def test_a_message_that_does_not_fit_is_refused(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from decentral.neighborhood import mpi

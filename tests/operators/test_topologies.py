@@ -310,7 +310,27 @@ def test_a_file_takes_no_parameters() -> None:
         build("file:karate.edges", p=0.1)
 
 
-def test_the_list_of_names_needs_no_networkx() -> None:
-    code = "import sys, topologies; sys.exit('networkx' in sys.modules or 'scipy' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+def test_neither_names_nor_formulas_need_networkx() -> None:
+    sizes = {family: SIZES.get(family, (12,))[-1] for family in FAMILIES if family not in RANDOM}
+    code = f"""import sys, topologies
+for family, agents in {sizes}.items():
+    topologies.build(family, agents)
+sys.exit('networkx' in sys.modules or 'scipy' in sys.modules)"""
+    assert len(sizes) == 13 and subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
     assert topologies.__doc__
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family not in RANDOM])
+def test_a_formula_is_the_same_graph_with_and_without_networkx(family: str) -> None:
+    agents = SIZES.get(family, (12,))[-1]
+    with_it, without = Graph.from_networkx(FAMILIES[family](agents)), build(family, agents)
+    assert np.array_equal(with_it.edges, without.edges)
+    assert (with_it.positions is None) == (without.positions is None) == (family != "grid")
+    assert family != "grid" or np.array_equal(with_it.positions, without.positions)
+    assert without.name == f"{family}:{agents}"
+
+
+def test_a_function_may_make_a_graph_without_networkx(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from decentral.graph import Graph\ndef pair():\n    return Graph(2, [0, 1], [1, 0])\n")
+    assert build(f"{file}:pair").edges.tolist() == [[0, 1]] and build(f"{file}:pair").name == f"{file}:pair"

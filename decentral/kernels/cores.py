@@ -1,0 +1,56 @@
+"""How many threads the compiled kernels of a rank use: what is asked for, or the rank's share of its cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from decentral import kernels
+from decentral.errors import ConfigError
+
+if TYPE_CHECKING:
+    from decentral.ranks import Ranks
+
+AT_MOST = 16
+"""Threads of a rank where no number is asked for: more take as long to start as they save."""
+
+
+@contextmanager
+def kernel_threads(asked: int, ranks: Ranks) -> Iterator[None]:
+    """Within it, the kernels use DECENTRAL_THREADS threads, else `asked`, else (0) this rank's share of its cores. COLLECTIVE.
+
+    Raises ConfigError on all ranks where that is not a number of threads.
+    """
+    before = kernels.threads
+    kernels.use_threads(ranks.together(lambda: _number(asked)) or min(_share(ranks.comm), AT_MOST))
+    try:
+        yield
+    finally:
+        kernels.use_threads(before)
+
+
+def _number(asked: int) -> int:
+    given = os.environ.get("DECENTRAL_THREADS") or str(asked)
+    if not given.isdecimal() or int(given) > kernels.MOST_THREADS:
+        raise ConfigError(
+            f"DECENTRAL_THREADS or transport.threads = {given}: give threads a rank, at most {kernels.MOST_THREADS}, "
+            "or 0 for the cores that it has"
+        )
+    return int(given)
+
+
+def _share(comm: Any) -> int:
+    """The cores that this process may run on, shared with the ranks that may run on the same ones. COLLECTIVE."""
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    if comm is None:
+        return len(cores)
+    from zlib import crc32
+
+    mine = np.array([crc32(f"{os.uname().nodename} {sorted(cores)}".encode())])
+    every = np.empty(comm.size, mine.dtype)
+    comm.Allgather(mine, every)
+    return max(1, len(cores) // int((every == mine).sum()))

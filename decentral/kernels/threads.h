@@ -1,0 +1,77 @@
+/* Loops over rows and columns on several threads.
+ *
+ * The rows are cut into parts, and threads take one after the other until none is left: the calling thread too, and all of
+ * them where no other can be started. Which thread takes a part changes no bit: parts write to different places, and what
+ * is made of all of them is made afterwards, in their order. Threads live for one call: nothing waits, nothing to fork.
+ * A start costs some 30 µs, so that a thread should get 0.1 ms of work at least, and short rows start none.
+ */
+#ifndef DECENTRAL_THREADS_H
+#define DECENTRAL_THREADS_H
+
+#include <pthread.h>
+#include <stdint.h>
+
+enum { MOST_THREADS = 64, PART = 1 << 15 }; /* PART: entries, of most parts */
+
+static int threads = 1; /* of this module: use_threads */
+
+typedef struct {
+    int64_t first, last, begin, end; /* rows first..last − 1, columns begin..end − 1 */
+} Part;
+
+typedef void Work(void *context, const Part *part);
+
+typedef struct {
+    Work *work;
+    void *context;
+    int64_t rows, height, d, width, next;
+} Loop;
+
+static void *take_parts(void *argument) {
+    Loop *l = argument;
+    const int64_t across = (l->d + l->width - 1) / l->width, parts = (l->rows + l->height - 1) / l->height * across;
+    for (int64_t p; (p = __atomic_fetch_add(&l->next, 1, __ATOMIC_RELAXED)) < parts;) {
+        const int64_t first = p / across * l->height, begin = p % across * l->width;
+        const int64_t last = first + l->height, end = begin + l->width;
+        const Part part = {first, last < l->rows ? last : l->rows, begin, end < l->d ? end : l->d};
+        l->work(l->context, &part);
+    }
+    return NULL;
+}
+
+/* Threads for so much work, of which each should have `least`. */
+static inline int threads_for(int64_t work, int64_t least) {
+    if (threads == 1 || work < 2 * least) return 1;
+    return work / least < threads ? (int)(work / least) : threads;
+}
+
+/* work(context, part) for parts that cover rows (rows, d), `count` at a time: all in one where count is 1, else with whole
+ * rows where they are shorter than a part, or columns in multiples of `unit`. */
+static inline void share(int count, int64_t rows, int64_t d, int64_t unit, Work *work, void *context) {
+    if (count == 1) {
+        const Part all = {0, rows, 0, d};
+        work(context, &all);
+        return;
+    }
+    const int64_t width = (PART + unit - 1) / unit * unit;
+    Loop loop = {work, context, rows, d < PART ? PART / d : 1, d, width, 0};
+    pthread_t others[MOST_THREADS];
+    int started = 0;
+    while (started < count - 1 && !pthread_create(&others[started], NULL, take_parts, &loop)) started++;
+    take_parts(&loop);
+    while (started) pthread_join(others[--started], NULL);
+}
+
+/* Python: use_threads(count), from 1 to MOST_THREADS. */
+static PyObject *use_threads(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs) {
+    const long count = nargs == 1 ? PyLong_AsLong(args[0]) : 0;
+    if (PyErr_Occurred()) return NULL;
+    if (count < 1 || count > MOST_THREADS) {
+        PyErr_SetString(PyExc_ValueError, "threads");
+        return NULL;
+    }
+    threads = (int)count;
+    return Py_NewRef(Py_None);
+}
+
+#endif
