@@ -224,9 +224,16 @@ def header(record: dict[str, Any]) -> list[str]:
         f"problem   {problem['description']}; d = {problem['d']}, L = {problem['L']:.3g}, mu = {problem['mu']:.3g}",
         f"data      {data['name']}, {data['rows']} rows, split {data['split']}, {each} per agent",
         f"graph     {graph['name']}: {graph['agents']} agents, {graph['edges']} edges, gap {graph['gap']:.3g}",
-        f"executor  {where}; {record['kernels'].split()[0]} kernels, {record['threads']} thread" + "s" * (record["threads"] > 1),
+        f"executor  {where}; {_served(record)}",
         f"method    {record['label']}: {_parameters(record['parameters'])}",
     ]
+
+
+def _served(record: dict[str, Any]) -> str:
+    """What the inner loops run on."""
+    if record["device"] != "cpu":
+        return str(record["device"])
+    return f"{record['kernels'].split()[0]} kernels, {record['threads']} thread" + "s" * (record["threads"] > 1)
 
 
 def _parameters(table: dict[str, Any]) -> str:
@@ -428,7 +435,7 @@ def _check(options: argparse.Namespace) -> int:
     print(f"decentral     {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for package, extra in (
         ("numpy", ""), ("scipy", ""), ("networkx", ""), ("msgspec", ""), ("mpi4py", "mpi"), ("matplotlib", "report"),
-        ("jinja2", "report"), ("scikit-learn", "data"), ("cvxpy", "fastest"), ("torch", "torch"),
+        ("jinja2", "report"), ("scikit-learn", "data"), ("cvxpy", "fastest"), ("torch", "torch"), ("cupy-cuda12x", "gpu"),
     ):  # fmt: skip
         try:
             print(f"{package:<14}{installed(package)}")

@@ -97,6 +97,7 @@ class Experiment:
     out: str = "results"
     target: dict[str, float] = field(default_factory=dict)
     dtype: Literal["float64", "float32"] = "float64"
+    device: str = "cpu"
     x0: Literal["zero"] = "zero"
     graph: GraphTable = field(default_factory=GraphTable)
     problem: SampleLoss | QuadraticLoss = field(default_factory=SampleLoss)
@@ -159,6 +160,9 @@ class Experiment:
         table = self.table()
         for key in ("name", "out", "transport"):
             del table[key]
+        table["device"] = table["device"].partition(":")[0]
+        if table["device"] == "cpu":  # the folders of runs from before there was another have no such key
+            del table["device"]
         del table["record"]["checkpoint"]
         if "path" in table.get("data", {}):
             table["data"]["path"] = _content(str(table["data"]["path"]))
@@ -244,6 +248,7 @@ class _Top:
     out: str = "results"
     target: dict[str, float] = field(default_factory=dict)
     dtype: Literal["float64", "float32"] = "float64"
+    device: str = "cpu"
     x0: Literal["zero"] = "zero"
     data: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)
@@ -277,6 +282,11 @@ def _fill(experiment: Experiment) -> Experiment:
             value = getattr(algorithm, f.name)
             filled[f.name] = _component(value) if dataclasses.is_dataclass(value) else value
     filled["estimator"] = _component(estimator)
+    if experiment.device != "cpu":
+        from decentral import device
+
+        compressor = filled.get("compressor") or {"name": "identity"}
+        device.check(experiment.device, compressor["name"])
     return dataclasses.replace(experiment, algorithm=_plain(filled))
 
 

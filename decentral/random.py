@@ -55,7 +55,7 @@ class Key:
     """What the draws of some rows are a function of.
 
     seed : 64 bits;  purpose : a `Purpose`, for messages plus 16 times the stream;  step : below 2^24
-    ids : (rows,) int64 global ids of agents or arcs, below 2^32
+    ids : (rows,) int64 global ids of agents or arcs, below 2^32; what is drawn lies where they do
     """
 
     seed: int
@@ -75,9 +75,10 @@ class Key:
 
     def words(self, count: int) -> Array:
         """(rows, count) uint32; word e of a row is word e mod 4 of block e div 4."""
-        if kernels.c is not None:
-            out = np.empty((len(self.ids), count), np.uint32)
-            kernels.c.words(*self.constants, self.ids, out)
+        on, empty = kernels.of(self.ids)
+        if on is not None:
+            out: Array = empty((len(self.ids), count), np.uint32)
+            on.words(*self.constants, self.ids, out)
             return out
         blocks = self._blocks(-(-count // 4))
         return np.ascontiguousarray(blocks.reshape(len(self.ids), -1)[:, :count])
@@ -87,9 +88,10 @@ class Key:
 
         A block's eight half-words are its words in order, low half first; so a lane l makes the halves of its own column.
         """
-        if kernels.c is not None:
-            out = np.empty((len(self.ids), count), np.uint16)
-            kernels.c.halves(*self.constants, self.ids, out)
+        on, empty = kernels.of(self.ids)
+        if on is not None:
+            out: Array = empty((len(self.ids), count), np.uint16)
+            on.halves(*self.constants, self.ids, out)
             return out
         blocks = self._blocks(-(-count // 256) * LANES)
         halves = np.stack((blocks & np.uint32(0xFFFF), blocks >> np.uint32(16)), axis=-1).astype(np.uint16)

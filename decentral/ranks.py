@@ -105,6 +105,14 @@ class Ranks:
         hood.agree(f"{experiment.digest} {version()}")
         return hood
 
+    def local_rank(self) -> int:
+        """The number of this process among those of its machine. COLLECTIVE."""
+        if self.comm is None:
+            return 0
+        from decentral.neighborhood import mpi
+
+        return mpi.local_rank(self.comm)
+
     def hosts(self) -> list[str]:
         if self.comm is None:
             return [os.uname().nodename]

@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -49,6 +49,9 @@ from decentral.recorder import (
     write_record,
 )
 from decentral.state import Array, rows
+
+if TYPE_CHECKING:
+    from decentral.device import Device
 
 BEAT = 0.1
 """Seconds between two looks at signals."""
@@ -204,11 +207,15 @@ class Job:
         """Neighborhood, problem, tuned algorithm and oracle of this rank; returns the data set. COLLECTIVE."""
         e, ranks = self.experiment, self.ranks
         self.hood = ranks.neighborhood(graph, weights, placement, e)
+        self.device = self._device()
+        if self.device is not None:
+            self.hood.to_device(self.device)
         if self.hood.trouble:
             self.watch.say(f"warning: {self.hood.trouble}")
         data, self.problem = self._data(graph.n_agents)
+        self.losses = self.problem if self.device is None else self.problem.to_device(self.device)
         self._tune(graph, weights, checkpoint)
-        self.oracle = ranks.together(lambda: Oracle(self.problem, self.estimator, self.hood.agents, e.seed))
+        self.oracle = ranks.together(lambda: Oracle(self.losses, self.estimator, self.hood.agents, e.seed))
         return data
 
     # --- set-up ---
@@ -253,6 +260,15 @@ class Job:
 
         ranks.share(first)
         return ranks.together(load)
+
+    def _device(self) -> Device | None:
+        """The GPU of this rank where the configuration asks for one. COLLECTIVE."""
+        if self.experiment.device == "cpu":
+            return None
+        from decentral import device
+
+        local = self.ranks.local_rank()
+        return self.ranks.together(lambda: device.choose(self.experiment.device, local))
 
     def _tune(self, graph: Graph, weights: MixingMatrix, checkpoint: Checkpoint | None) -> None:
         """The algorithm with numbers in the place of "auto", chosen on rank 0, or as the checkpoint has them."""
@@ -302,7 +318,7 @@ class Job:
         from decentral.compressors import auto
 
         method, hood, d = self.algorithm, self.hood, self.problem.d
-        oracle = Oracle(self.problem, self.estimator, hood.agents, self.experiment.seed)
+        oracle = Oracle(self.losses, self.estimator, hood.agents, self.experiment.seed)
         tables = method.compressor.candidates()
         methods = [dataclasses.replace(method, compressor=compressors.build(table)) for table in tables]
         seconds = auto.seconds_of([m.tuned(facts) for m in methods], hood, oracle, d, method.compressor)
@@ -341,7 +357,7 @@ class Job:
             "executor": "mpi" if self.ranks.comm else "in-process", "ranks": self.ranks.size,
             "mpi_library": self.ranks.library(), "transport": self.hood.transport, "hosts": [],
             "placement": [np.flatnonzero(placement == r).tolist() for r in range(self.ranks.size)],
-            "device": "cpu", "git": commit(), "start": now(), "end": None, "seconds": 0.0,
+            "device": "cpu" if self.device is None else str(self.device), "git": commit(), "start": now(), "end": None, "seconds": 0.0,
             "command": " ".join(sys.argv), "graph": graph.facts(weights),
             "problem": {
                 "name": e.problem.name, "d": self.problem.d, "L": self.L, "mu": self.mu, "f_star": f_star,
@@ -367,10 +383,10 @@ class Job:
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         """The state at round 0, or at the checkpoint."""
         hood = self.hood
-        x0 = np.zeros((hood.n, self.problem.d), self.experiment.dtype)
+        x0 = hood.give(np.zeros((hood.n, self.problem.d), self.experiment.dtype))
         self.state = self.algorithm.init(x0, hood, self.oracle)
         if checkpoint is None:
-            self.metrics.take(0, self.state.x, self.oracle.evaluations, 0.0)
+            self.metrics.take(0, hood.take(self.state.x), self.oracle.evaluations, 0.0)
             return
         restore(self.state, checkpoint, hood)
         self.k, self.seconds = checkpoint.round, checkpoint.seconds
@@ -421,9 +437,10 @@ class Job:
             saving = bool(saves) and k % saves == 0 and k < rounds
             if not (recorded or saving or k >= beat):
                 continue
+            x = self.hood.take(self.state.x) if recorded else None  # the rounds of a device are over when it is here
             self.seconds += clock() - since
-            if recorded:
-                self.metrics.take(k, self.state.x, self.oracle.evaluations, self.seconds)
+            if x is not None:
+                self.metrics.take(k, x, self.oracle.evaluations, self.seconds)
             due = stop = False
             if k >= beat:
                 pace = (self.seconds - beat_from[1]) / (k - beat_from[0])
@@ -532,7 +549,7 @@ def restore(state: Any, checkpoint: Checkpoint, hood: Neighborhood) -> None:
         owner = state
         for part in path:
             owner = getattr(owner, part)
-        setattr(owner, last, np.ascontiguousarray(checkpoint.arrays[name][index[kind]]))
+        setattr(owner, last, hood.give(np.ascontiguousarray(checkpoint.arrays[name][index[kind]])))
 
 
 # --- the surroundings of a run ---------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ def blend(
     y, w : (rows, d);  x : (rows, d), or (any, d) with the row numbers `at` (rows,)
     out : (rows, d) for the result, which may be y or w, or x where there is no `at`; a new array where it is not given
     """
-    if kernels.c is not None:
+    if kernels.c is not None and (kernels.device is None or isinstance(y, np.ndarray)):
         out = np.empty_like(y) if out is None else out
         kernels.c.blend(a, y, b, w, c, x, at, out)
         return out
@@ -70,4 +70,4 @@ def blend(
 
 def nbytes(state: Any) -> int:
     """Bytes of all arrays of a state."""
-    return sum(int(np.asarray(a).nbytes) for _, _, a in rows(state))
+    return sum(int(a.nbytes) for _, _, a in rows(state))

@@ -106,7 +106,7 @@ def seconds_of(methods: list[Any], hood: Neighborhood, oracle: Oracle, d: int, a
 
 def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> float:
     """Seconds a round from the start point, the faster of two windows after a warm-up."""
-    state = method.init(np.zeros((hood.n, d), hood.dtype), hood, oracle)
+    state = method.init(hood.give(np.zeros((hood.n, d), hood.dtype)), hood, oracle)
     sent, k, count, best = hood.wire_bytes, 0, 1, np.inf
     for window in range(3):  # the first makes buffers and says how long a round takes
         hood.max(np.zeros(1))  # a barrier
@@ -114,12 +114,13 @@ def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, d: int, auto:
         for _ in range(count):
             state = method.round(state, k, hood, oracle)
             k += 1
+        hood.take(state.x)  # the work of a device is done when it is here
         spent = float(hood.max(np.array([(time.perf_counter() - start) / count]))[0])
         if window == 0:
             count = int(np.clip(BUDGET / (2 * TURNS) / max(spent, 1e-9), 1, 200))
         else:
             best = min(best, spent)
-    bytes_a_round, degree = hood.max(np.array([(hood.wire_bytes - sent) / k / max(hood.n, 1), float(hood.degree.max())]))
+    bytes_a_round, degree = hood.max(np.array([(hood.wire_bytes - sent) / k / max(hood.n, 1), float(hood.graph.degree[hood.agents].max())]))
     network = auto.latency * degree * method.vectors if auto.latency is not None else 0.0
     return best + float(network + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
 

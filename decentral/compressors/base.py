@@ -106,13 +106,15 @@ def unpack(stream: Array, count: int, width: int) -> Array:
 
 
 def refuse_non_finite(v: Array) -> None:
-    """Raise NonFiniteError with the rows that hold NaN or infinity."""
-    if not all_finite(v):
+    """Raise NonFiniteError with the rows that hold NaN or infinity; on a device they are noted, see `Device`."""
+    if not all_finite(v, to_send=True):
         raise NonFiniteError(np.flatnonzero(~np.isfinite(v).all(axis=1)))
 
 
-def all_finite(v: Array) -> bool:
-    """No NaN and no infinity in v (rows, d)."""
+def all_finite(v: Array, to_send: bool = False) -> bool:
+    """No NaN and no infinity in v (rows, d); on a device True, and rows that hold some are noted."""
+    if kernels.device is not None and not isinstance(v, np.ndarray):
+        return bool(kernels.device.all_finite(v, to_send))
     if kernels.c is not None:
         return bool(kernels.c.all_finite(np.ascontiguousarray(v)))
     return bool(np.isfinite(v).all())

@@ -80,11 +80,12 @@ class Grid:
 
     def encode(self, v: Array, key: Key, minus: Array | None = None) -> Array:
         """Rows v (rows, d), or v − minus, to payload (rows, nbytes)."""
-        payload = np.empty((len(v), self.nbytes), np.uint8)
-        if kernels.c is not None:
+        on, empty = kernels.of(v)
+        payload: Array = empty((len(v), self.nbytes), np.uint8)
+        if on is not None:
             grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
-            minus = None if minus is None else np.ascontiguousarray(minus)
-            bad = kernels.c.quantize_encode(*key.constants, key.ids, np.ascontiguousarray(v), minus, payload, *grid)
+            minus = minus if minus is None or minus.flags.c_contiguous else minus.copy()
+            bad = on.quantize_encode(*key.constants, key.ids, v if v.flags.c_contiguous else v.copy(), minus, payload, *grid)
             if bad is not None:
                 raise NonFiniteError(bad)
             return payload
@@ -105,9 +106,11 @@ class Grid:
     def decode(self, payload: Array, dtype: Any, gain: float = 1.0) -> Array:
         """Rows (rows, d) of `dtype`, times `gain`."""
         expect(payload, self.nbytes)
-        if kernels.c is not None:
-            out = np.empty((len(payload), self.d), dtype)
-            if not kernels.c.quantize_decode(np.ascontiguousarray(payload), out, self.top, self.width, self.block, gain):
+        on, empty = kernels.of(payload)
+        if on is not None:
+            out: Array = empty((len(payload), self.d), dtype)
+            rows = payload if payload.flags.c_contiguous else payload.copy()
+            if not on.quantize_decode(rows, out, self.top, self.width, self.block, gain):
                 raise damaged("a scale is out of range")
             return out
         real = np.dtype(dtype).type
@@ -118,12 +121,13 @@ class Grid:
 
     def advance(self, payload: Array, u: Array, step: float, gain: float = 1.0) -> Array | None:
         """`Compressor.advance` in one pass over u; None, and nothing done, where no kernel serves these rows."""
-        if kernels.c is None or not u.flags.c_contiguous:
+        on, _ = kernels.of(u)
+        if on is None or not u.flags.c_contiguous:
             return None
         expect(payload, self.nbytes)
         estimate = None if step == 1 else np.empty_like(u)
         grid = (self.top, self.width, self.block, gain, step)
-        if not kernels.c.quantize_advance(np.ascontiguousarray(payload), u, estimate, *grid):
+        if not on.quantize_advance(payload if payload.flags.c_contiguous else payload.copy(), u, estimate, *grid):
             raise damaged("a scale is out of range")
         return u if estimate is None else estimate
 

@@ -29,8 +29,8 @@ class Identity(Compressor):
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))
-        v = np.ascontiguousarray(payload).view(dtype)
-        if not v.flags.aligned:
+        v = (payload if payload.flags.c_contiguous else payload.copy()).view(dtype)
+        if isinstance(v, np.ndarray) and not v.flags.aligned:
             v = v.copy()
         if not all_finite(v):
             raise damaged("NaN or infinite entries")

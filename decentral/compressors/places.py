@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -55,9 +56,10 @@ class Places:
 
     def pack(self, places: Array) -> Array:
         """(rows, nbytes) uint8 of places (rows, k) in increasing order."""
-        if self.compiled:
-            out = np.empty((len(places), self.nbytes), np.uint8)
-            kernels.sparse.pack_places(np.ascontiguousarray(places), self.d, self.low, out)
+        on, empty = self.kernels_of(places)
+        if on is not None:
+            out: Array = empty((len(places), self.nbytes), np.uint8)
+            on.pack_places(places if places.flags.c_contiguous else places.copy(), self.d, self.low, out)
             return out
         low = max(self.low, 0)
         bits = np.zeros((len(places), self._bits + 1), np.uint8)  # and the bit that is not sent
@@ -67,9 +69,10 @@ class Places:
 
     def unpack(self, stream: Array) -> Array:
         """(rows, k) int64 places from `pack`. Raises TransportError for bytes that are not k increasing places below d."""
-        if self.compiled:
-            places = np.empty((len(stream), self.k), np.int64)
-            if not kernels.sparse.unpack_places(np.ascontiguousarray(stream), self.d, self.low, places):
+        on, empty = self.kernels_of(stream)
+        if on is not None:
+            places: Array = empty((len(stream), self.k), np.int64)
+            if not on.unpack_places(stream if stream.flags.c_contiguous else stream.copy(), self.d, self.low, places):
                 raise damaged(NO_PLACES)
             return places
         low = max(self.low, 0)
@@ -87,10 +90,10 @@ class Places:
             raise damaged(NO_PLACES)
         return places
 
-    @property
-    def compiled(self) -> bool:
-        """Do the compiled kernels serve this size?"""
-        return kernels.sparse is not None and self.d >> 32 == 0
+    def kernels_of(self, v: Array) -> Any:
+        """`kernels.sparse_of`, for this size."""
+        on, empty = kernels.sparse_of(v)
+        return on if self.d >> 32 == 0 else None, empty
 
     def _elias_fano(self, low: int) -> int:
         return self.k * low + self.k + (self.d - 1 >> low) - 1

@@ -36,10 +36,11 @@ class Sign(Compressor):
 
     def _encode(self, v: Array, minus: Array | None) -> Array:
         """Payload of v, or of v − minus."""
-        if kernels.sparse is not None:
-            payload = np.empty((len(v), self.nbytes(v.shape[1], v.dtype)), np.uint8)
-            u = None if minus is None else np.ascontiguousarray(minus)
-            if (bad := kernels.sparse.sign_encode(np.ascontiguousarray(v), u, payload, self.mean)) is not None:
+        on, empty = kernels.sparse_of(v)
+        if on is not None:
+            payload: Array = empty((len(v), self.nbytes(v.shape[1], v.dtype)), np.uint8)
+            u = minus if minus is None or minus.flags.c_contiguous else minus.copy()
+            if (bad := on.sign_encode(v if v.flags.c_contiguous else v.copy(), u, payload, self.mean)) is not None:
                 raise NonFiniteError(bad)
             return payload
         if minus is not None:
@@ -49,9 +50,10 @@ class Sign(Compressor):
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))
-        if kernels.sparse is not None:
-            out = np.empty((len(payload), d), dtype)
-            if not kernels.sparse.sign_decode(np.ascontiguousarray(payload), out):
+        on, empty = kernels.sparse_of(payload)
+        if on is not None:
+            out: Array = empty((len(payload), d), dtype)
+            if not on.sign_decode(payload if payload.flags.c_contiguous else payload.copy(), out):
                 raise damaged("a scale is out of range")
             return out
         scales = read_scales(payload, 1).astype(dtype)

@@ -58,7 +58,8 @@ class Sparse(Compressor):
         return places_of(d, self.kept(d))
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
-        return scatter(*self._read(payload, d, dtype), np.empty((len(payload), d), dtype))
+        _, empty = kernels.of(payload)
+        return scatter(*self._read(payload, d, dtype), empty((len(payload), d), dtype))
 
     def advance(self, payload: Array, u: Array, step: float) -> Array:
         """`Compressor.advance` at the places alone; elsewhere q is zero."""
@@ -79,8 +80,9 @@ class Sparse(Compressor):
 
 def scatter(places: Array, values: Array, out: Array, step: float | None = None) -> Array:
     """out (rows, d) = values (rows, k) at places (rows, k), zeros elsewhere; with a step, out += step values at the places."""
-    if kernels.sparse is not None:
-        kernels.sparse.scatter(places, values, out, step)
+    on, _ = kernels.sparse_of(out)
+    if on is not None:
+        on.scatter(places, values, out, step)
         return out
     if step is not None:
         values = np.take_along_axis(out, places, axis=1) + step * values
@@ -188,9 +190,10 @@ def write_largest(v: Array, minus: Array | None, places: Places, payload: Array,
     Raises NonFiniteError with the rows that hold NaN or infinity.
     """
     start = payload.shape[1] - places.nbytes
-    if places.compiled:
-        u = None if minus is None else np.ascontiguousarray(minus)
-        bad = kernels.sparse.top_k(np.ascontiguousarray(v), u, payload, start, places.k, places.low, values)
+    on, _ = places.kernels_of(v)
+    if on is not None:
+        u = minus if minus is None or minus.flags.c_contiguous else minus.copy()
+        bad = on.top_k(v if v.flags.c_contiguous else v.copy(), u, payload, start, places.k, places.low, values)
         if bad is not None:
             raise NonFiniteError(bad)
         return
@@ -233,7 +236,8 @@ class TopK(Largest):
 
     def _encode(self, v: Array, minus: Array | None, key: Key) -> Array:
         d = v.shape[1]
-        payload = np.empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
+        _, empty = kernels.of(v)
+        payload: Array = empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
         write_largest(v, minus, self.places(d), payload)
         return payload
 
@@ -266,8 +270,9 @@ class TopKQuantize(Largest):
 
     def _encode(self, v: Array, minus: Array | None, key: Key) -> Array:
         d = v.shape[1]
-        payload = np.empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
-        values = np.empty((len(v), self.kept(d)), v.dtype)
+        _, empty = kernels.of(v)
+        payload: Array = empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
+        values: Array = empty((len(v), self.kept(d)), v.dtype)
         write_largest(v, minus, self.places(d), payload, values)
         payload[:, : self.quantize.nbytes(self.kept(d), v.dtype)] = self.quantize.encode(values, key)
         return payload

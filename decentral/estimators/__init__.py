@@ -115,7 +115,7 @@ class SAGA:
 
     def init(self, problem: Problem, x: Agents) -> tuple[Memory, Evaluations]:
         table = problem.coefficients(x)
-        memory = Memory(table=table, mean=problem.combine(table) / problem.sizes[:, None].astype(x.dtype))
+        memory = Memory(table=table, mean=problem.combine(table) / problem.counts(x))
         return memory, 0 if self.reset else problem.sizes  # a reset table is filled by `begin`
 
     def begin(self, problem: Problem, memory: Memory, x: Agents, key: Key) -> Evaluations:
@@ -123,7 +123,7 @@ class SAGA:
             return 0
         memory.table = problem.coefficients(x)
         memory.mean = problem.combine(memory.table)
-        memory.mean /= problem.sizes[:, None].astype(x.dtype)
+        memory.mean /= problem.counts(x)
         return problem.sizes
 
     def estimate(self, problem: Problem, memory: Memory, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
@@ -162,10 +162,10 @@ class SVRG:
         """Take the snapshot of the agents in the mask `who` (n,)."""
         assert memory.table is not None and memory.mean is not None
         table = problem.coefficients(x)
-        mean = problem.combine(table) / problem.sizes[:, None].astype(x.dtype)
-        in_agent = np.repeat(who, problem.sizes)
-        memory.table[in_agent] = table[in_agent]
-        memory.mean[who] = mean[who]
+        mean = problem.combine(table) / problem.counts(x)
+        in_agent = np.repeat(who, problem.sizes).reshape(-1, *[1] * (table.ndim - 1))
+        np.copyto(memory.table, table, where=problem.give(in_agent))
+        np.copyto(memory.mean, mean, where=problem.give(who[:, None]))
 
     def begin(self, problem: Problem, memory: Memory, x: Agents, key: Key) -> Evaluations:
         if key.round % self.every:

@@ -10,11 +10,15 @@ import os
 from importlib import import_module
 from typing import Any
 
+import numpy as np
+
 c: Any = None
 sparse: Any = None
 wire: Any = None
 why = ""
 """The modules ``_dense`` (as `c`), ``_sparse`` and ``_wire`` of this package, or None for each; `why` says why."""
+device: Any = None
+"""The `Device` of the run: the functions of `c` and `sparse` for arrays there, and the way to it; None on the CPU."""
 
 if os.environ.get("DECENTRAL_KERNELS", "c") == "numpy":
     why = "DECENTRAL_KERNELS=numpy"
@@ -40,3 +44,13 @@ def use_threads(count: int) -> None:
     c.use_threads(count)
     sparse.use_threads(count)
     threads = count
+
+
+def of(v: Any) -> Any:
+    """(what stands for `c` where v lies, or None for NumPy code; what makes new arrays there)."""
+    return (c, np.empty) if device is None or isinstance(v, np.ndarray) else (device, device.empty)
+
+
+def sparse_of(v: Any) -> Any:
+    """The same of `sparse`."""
+    return (sparse, np.empty) if device is None or isinstance(v, np.ndarray) else (device, device.empty)

@@ -15,6 +15,7 @@ known rows, and the disagreement Σ_j w_ij (x_i − x_j) is a function of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from decentral.state import Agents, Arcs, Array, Known, blend
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
+    from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
 HEADER = 16
@@ -44,6 +46,7 @@ class Neighborhood:
         ptr     (n + 1,)  arcs of own row r are ptr[r] : ptr[r + 1]
         degree  (n, 1)  number of neighbors
         weights (m,)  mixing weights w_ij
+        device  where the rows lie, and with them tail, head, ptr, degree and weights; None: all on the CPU
         wire_bytes  bytes sent by the own agents so far, one framed message per arc and exchange
         ideal_bits  the same as the papers count them
         saturated   entries of own messages that a compressor clipped so far
@@ -76,12 +79,44 @@ class Neighborhood:
         self.degree = counts.astype(self.dtype)[:, None]
         self.weights = np.ascontiguousarray(mixing.weights[self.arcs], dtype=self.dtype)
         self.mixing = mixing
+        self.device: Device | None = None
+        self._empty: Callable[..., Array] = np.empty
+        self._agent_ids, self._arc_ids = self.agents, self.arcs  # for keys
         self._slots = self._plan_slots(counts)
         self.wire_bytes = 0
         self.ideal_bits = 0.0
         self.saturated = 0
         self._sent = 0
         self._costs: dict[tuple[Any, ...], tuple[int, float, list[Compressor]]] = {}
+
+    # --- where rows lie ----------------------------------------------------------------------------------------
+
+    def to_device(self, device: Device) -> None:
+        """From now on rows lie on a device."""
+        self.device, self._empty = device, device.empty
+        self.tail, self.head, self.ptr = device.give(self.tail), device.give(self.head), device.give(self.ptr)
+        self.degree, self.weights = device.give(self.degree), device.give(self.weights)
+        self._agent_ids, self._arc_ids = device.give(self.agents), device.give(self.arcs)
+
+    def give(self, rows: Array) -> Array:
+        """Rows of the CPU where the verbs want them."""
+        return rows if self.device is None else self.device.give(rows)
+
+    def take(self, rows: Array) -> Array:
+        """Rows on the CPU; the same array where they lie there. Waits for a device, and raises what it has noted so far."""
+        if self.device is None or isinstance(rows, np.ndarray):
+            return rows
+        return self._fetch(rows)[0]
+
+    def _fetch(self, *arrays: Array) -> list[Array]:
+        """Arrays of the device on the CPU. Raises NonFiniteError, TransportError: see `Device.fetch`."""
+        assert self.device is not None
+        try:
+            return self.device.fetch(*arrays)
+        except NonFiniteError as error:
+            # n rows are agents, m are arcs; where these are as many, arc a leaves agent a
+            kind = "agents" if self.device.refused_of == self.n else "arcs"
+            raise self._diverged(kind, error, self.device.round) from None
 
     # --- local verbs -------------------------------------------------------------------------------------------
 
@@ -91,11 +126,11 @@ class Neighborhood:
 
     def zeros_known(self, x: Agents) -> Known:
         """Known rows of zeros, as wide as x."""
-        return np.zeros((self.n + self.g, x.shape[1]), x.dtype)
+        return np.zeros_like(x, order="C", shape=(self.n + self.g, x.shape[1]))
 
     def zeros_arcs(self, x: Agents) -> Arcs:
         """Arc rows of zeros, as wide as x."""
-        return np.zeros((self.m, x.shape[1]), x.dtype)
+        return np.zeros_like(x, order="C", shape=(self.m, x.shape[1]))
 
     def spread(self, x: Agents) -> Arcs:
         """(m, d): x_i on each arc i→j."""
@@ -111,9 +146,10 @@ class Neighborhood:
 
     def total(self, z: Arcs) -> Agents:
         """(n, d): Σ_j z_ij, summed in arc order (the same bits whatever the layout)."""
-        out = np.empty((self.n, z.shape[1]), z.dtype)
-        if kernels.c is not None:
-            kernels.c.total(np.ascontiguousarray(z), self.ptr, out)
+        out = self._empty((self.n, z.shape[1]), z.dtype)
+        on = kernels.c if self.device is None else self.device
+        if on is not None:
+            on.total(z if z.flags.c_contiguous else z.copy(), self.ptr, out)
             return out
         out[...] = 0
         for slot, (agents, arcs) in enumerate(self._slots):
@@ -132,9 +168,10 @@ class Neighborhood:
         return self._differences(x, None)
 
     def _differences(self, x: Known, weights: Array | None) -> Agents:
-        out = np.empty((self.n, x.shape[1]), x.dtype)
-        if kernels.c is not None:
-            kernels.c.disagreement(np.ascontiguousarray(x), self.ptr, self.head, weights, out)
+        out = self._empty((self.n, x.shape[1]), x.dtype)
+        on = kernels.c if self.device is None else self.device
+        if on is not None:
+            on.disagreement(x if x.flags.c_contiguous else x.copy(), self.ptr, self.head, weights, out)
             return out
         out[...] = 0
         for agents, arcs in self._slots:
@@ -158,26 +195,31 @@ class Neighborhood:
         minus : known rows u of a reference; what is sent is then the difference, C(v_i − u_i)
         """
         u = None if minus is None else self.own(minus)
-        return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self.agents, u)
+        return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self._agent_ids, u)
 
     def along_arcs(self, compressor: Compressor, v: Arcs, k: int, stream: int = 0, minus: Arcs | None = None) -> Message:
         """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij))."""
-        return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self.arcs, minus)
+        return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self._arc_ids, minus)
 
     def _encode(
         self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array, u: Array | None
     ) -> Message:
         key = Key(self.seed, purpose + 16 * stream, k, ids)
+        if self.device is not None:
+            self.device.round = k
         try:
             payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
         except NonFiniteError as error:
-            rows = error.rows if kind == "agents" else np.unique(self.tail[error.rows])
-            agents = ", ".join(str(int(i)) for i in self.agents[rows][:5])
-            sentence = f"round {k}: agent {agents} would send NaN or infinite entries: the method diverged; try a smaller step_size"
-            raise type(error)(error.rows, sentence) from None
+            raise self._diverged(kind, error, k) from None
         if not compressor.relative:
             self.saturated += compressor.saturated(v if u is None else v - u)
         return Message(kind, payload, compressor, v.shape[1], v.dtype, k)
+
+    def _diverged(self, kind: str, error: NonFiniteError, k: int) -> NonFiniteError:
+        agents = self.agents[error.rows] if kind == "agents" else np.unique(self.graph.tail[self.arcs[error.rows]])
+        who = ", ".join(str(int(i)) for i in agents[:5])
+        sentence = f"round {k}: agent {who} would send NaN or infinite entries: the method diverged; try a smaller step_size"
+        return type(error)(error.rows, sentence)
 
     def exchange(self, *messages: Message, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Send messages to the neighbors and return theirs, decoded; one message moves per neighboring rank.

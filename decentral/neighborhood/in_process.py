@@ -11,6 +11,7 @@ from decentral.neighborhood.base import Neighborhood
 from decentral.state import Array
 
 if TYPE_CHECKING:
+    from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
 
@@ -19,12 +20,17 @@ class InProcess(Neighborhood):
 
     def __init__(self, graph: Graph, mixing: MixingMatrix, seed: int = 0, dtype: Any = np.float64):
         super().__init__(graph, mixing, np.arange(graph.n_agents), seed, dtype)
+        self._reverse = graph.reverse
+
+    def to_device(self, device: Device) -> None:
+        super().to_device(device)
+        self._reverse = device.give(self._reverse)
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
         return messages
 
     def _finish(self, pending: tuple[Message, ...]) -> list[Array]:
-        return [m.payload if m.kind == "agents" else np.take(m.payload, self.graph.reverse, axis=0) for m in pending]
+        return [m.payload if m.kind == "agents" else np.take(m.payload, self._reverse, axis=0) for m in pending]
 
     def sum(self, values: Array) -> Array:
         return values
@@ -33,4 +39,4 @@ class InProcess(Neighborhood):
         return values
 
     def collect(self, kind: str, rows: Array, sizes: Array | None = None) -> Array:
-        return rows
+        return self.take(rows)

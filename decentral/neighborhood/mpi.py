@@ -129,6 +129,9 @@ class MPINeighborhood(Neighborhood):
             )
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
+        if self.device is not None:  # the one place of a round where the CPU waits for the device
+            payloads = self._fetch(*[m.payload for m in messages])
+            messages = tuple([m.received(rows) for m, rows in zip(messages, payloads, strict=True)])
         form = tuple([m.form for m in messages])
         exchange = self.exchanges.get(form)
         if exchange is None:
@@ -148,8 +151,7 @@ class MPINeighborhood(Neighborhood):
         if wrong:
             who = f"rank {self.rank} in round {messages[0].round} received from rank {self.peers[wrong[0]].rank}"
             raise TransportError(f"{who} {exchange.mismatch(wrong[0])}")
-        rows: list[Array] = exchange.rows(messages)
-        return rows
+        return [self.give(rows) for rows in exchange.rows(messages)]
 
     def sum(self, values: Array) -> Array:
         out = np.empty_like(values)
@@ -162,7 +164,7 @@ class MPINeighborhood(Neighborhood):
         return out
 
     def collect(self, kind: str, rows: Array, sizes: Array | None = None) -> Array | None:
-        rows = np.ascontiguousarray(self.own(rows) if kind == "known" else rows)
+        rows = np.ascontiguousarray(self.take(self.own(rows) if kind == "known" else rows))
         if kind == "arcs":
             ids = self.arcs
         elif kind == "samples":
@@ -245,6 +247,14 @@ def library() -> str:
 def hosts(comm: MPI.Comm | None = None) -> list[str]:
     """Host name of every rank. COLLECTIVE."""
     return (MPI.COMM_WORLD if comm is None else comm).allgather(MPI.Get_processor_name())
+
+
+def local_rank(comm: MPI.Comm) -> int:
+    """The rank among those that share this machine's memory. COLLECTIVE."""
+    machine = comm.Split_type(MPI.COMM_TYPE_SHARED)
+    rank: int = machine.rank
+    machine.Free()
+    return rank
 
 
 def world() -> MPI.Comm:

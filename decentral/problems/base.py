@@ -9,11 +9,16 @@ table of past gradients costs m numbers, not m·d.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from copy import copy
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
 from decentral.state import Agents, Array
+
+if TYPE_CHECKING:
+    from decentral.device import Device
 
 
 class Problem(Protocol):
@@ -27,6 +32,36 @@ class Problem(Protocol):
     """(n,) samples of each agent."""
     ptr: Array
     """(n + 1,) samples of agent row r are ptr[r] : ptr[r + 1]."""
+    device: Device | None = None
+    """Where the samples and `ptr` lie, and the arguments and results of the methods up to `regularizer`; None: on the CPU."""
+    arrays: ClassVar[tuple[str, ...]] = ()
+    """Names of the fields that `to_device` moves, the data first; none where a problem has no form for a device."""
+
+    def to_device(self, device: Device) -> Any:
+        """A copy that lies on a device."""
+        there = copy(self)
+        there.device, there.empty = device, device.empty
+        for name in (*self.arrays, "ptr"):
+            setattr(there, name, device.give(getattr(self, name)))
+        there._counts = device.give(self.counts(getattr(self, self.arrays[0])))
+        return there
+
+    _counts: Array | None = None
+    empty: Callable[..., Array] = staticmethod(np.empty)
+    """What makes a new array where the samples lie."""
+
+    def counts(self, x: Array) -> Array:
+        """(n, 1): samples of each agent, in the type of x and where x lies."""
+        return self.sizes[:, None].astype(x.dtype) if self._counts is None else self._counts
+
+    def give(self, a: Array) -> Array:
+        """An array of the CPU where the samples lie."""
+        return a if self.device is None else self.device.give(a)
+
+    def slices(self) -> list[slice]:
+        """The samples of each agent."""
+        ends = np.cumsum(self.sizes).tolist()
+        return [slice(end - size, end) for end, size in zip(ends, self.sizes.tolist(), strict=True)]
 
     def coefficients(self, x: Agents, index: Array | None = None) -> Array:
         """Coefficients of ∇φ_h(x_i): for all samples (S, ...), or for the batch `index` (n, B) of local samples (n, B, ...)."""
@@ -41,12 +76,14 @@ class Problem(Protocol):
     ) -> Agents:
         """(n, d): (1/|B|) Σ_{h∈B} (∇φ_h(x_i) − T_h) + mean_i + ∇r(x_i), all gradient estimators in one.
 
-        index : (n, B) the batch B of each agent, without repetitions; omitted, all its samples
+        index : (n, B) the batch B of each agent, without repetitions, on the CPU; omitted, all its samples
         table : (S, ...) coefficients T;  mean : (n, d) the mean of all T_h;  either may be missing, and is then zero
         renew : afterwards T_h ← ∇φ_h(x_i) for h in B, with the mean that belongs to it, in place
         This text is the definition; a problem may do the same in one pass over its samples.
         """
-        sizes = self.sizes[:, None].astype(x.dtype)
+        if index is not None:
+            index = self.give(index)
+        sizes = self.counts(x)
         new = self.coefficients(x, index)
         at = slice(None) if index is None else samples_of(self.ptr, index)
         change = self.combine(new if table is None else new - table[at], index)

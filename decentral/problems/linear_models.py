@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from decentral import kernels
 from decentral.errors import ProblemError
 from decentral.problems.base import Problem, largest_eigenvalue, samples_of
 from decentral.state import Agents, Array, Samples
+
+if TYPE_CHECKING:
+    from decentral.device import Device
 
 CHUNK = 1 << 22
 """Numbers in a temporary of `evaluate`."""
@@ -34,6 +37,7 @@ class LinearModel(Problem):
     l2: float = 0.0
     name: ClassVar[str] = ""
     convex: ClassVar[bool] = True
+    arrays: ClassVar[tuple[str, ...]] = ("X", "y")
     n: int = field(init=False)
     d: int = field(init=False)
     sizes: Array = field(init=False)
@@ -44,8 +48,16 @@ class LinearModel(Problem):
         self.sizes = np.diff(self.ptr)
         if (self.sizes == 0).any():
             raise ProblemError(f"own agent {int(np.argmin(self.sizes))} has no samples: use fewer agents or another split")
+        self._stacked: Array | None = None  # on a device: X (n, samples, d), where all agents have as many
         in_kernels = {Logistic.derivative: True, LeastSquares.derivative: False}
         self._logistic = in_kernels.get(type(self).derivative)  # None where φ' is another and stays in NumPy
+
+    def to_device(self, device: Device) -> LinearModel:
+        there: LinearModel = super().to_device(device)
+        there._logistic = None
+        if (self.sizes == self.sizes[0]).all():  # else a call for each agent, as there is no kernel
+            there._stacked = there.X.reshape(self.n, -1, self.d)
+        return there
 
     # φ(t, b), φ'(t, b), φ''(t, b) and sup φ''
     def loss(self, t: Array, b: Array) -> Array:
@@ -65,7 +77,7 @@ class LinearModel(Problem):
         else:
             rows = samples_of(self.ptr, index)
             y = self.y[rows]
-            if kernels.c is not None:
+            if kernels.c is not None and self.device is None:
                 t = np.empty(index.shape, x.dtype)
                 kernels.c.glm_margins_batch(self.X, self.ptr, index, x, t)
             else:
@@ -89,30 +101,31 @@ class LinearModel(Problem):
         return g
 
     def combine(self, coefficients: Array, index: Array | None = None) -> Agents:
-        out = np.empty((self.n, self.d), self.X.dtype)
-        if kernels.c is not None:
+        out = self.empty((self.n, self.d), self.X.dtype)
+        if kernels.c is not None and self.device is None:
             if index is None:
                 kernels.c.glm_combine(self.X, self.ptr, coefficients, out)
             else:
                 kernels.c.glm_combine_batch(self.X, self.ptr, index, coefficients, out)
         elif index is not None:
-            np.matmul(coefficients[:, None, :], self.X[samples_of(self.ptr, index)], out=out[:, None, :])
+            return np.matmul(coefficients[:, None, :], self.X[samples_of(self.ptr, index)])[:, 0]
+        elif self._stacked is not None:
+            return np.matmul(coefficients.reshape(self.n, 1, -1), self._stacked)[:, 0]
         else:
-            for row, samples in enumerate(self._slices()):
+            for row, samples in enumerate(self.slices()):
                 np.matmul(coefficients[samples], self.X[samples], out=out[row])
         return out
 
     def _margins(self, x: Agents) -> Samples:
-        out = np.empty(len(self.X), x.dtype)
-        if kernels.c is not None:
+        out = self.empty((len(self.X),), x.dtype)
+        if kernels.c is not None and self.device is None:
             kernels.c.glm_margins(self.X, self.ptr, np.ascontiguousarray(x), out)
+        elif self._stacked is not None:
+            return np.matmul(self._stacked, x[:, :, None]).reshape(-1)
         else:
-            for row, samples in enumerate(self._slices()):
+            for row, samples in enumerate(self.slices()):
                 np.matmul(self.X[samples], x[row], out=out[samples])
         return out
-
-    def _slices(self) -> list[slice]:
-        return [slice(int(a), int(b)) for a, b in zip(self.ptr[:-1], self.ptr[1:], strict=True)]
 
     def regularizer(self, x: Agents) -> Agents | float:
         return self.l2 * x if self.l2 else 0.0
@@ -144,7 +157,7 @@ class LinearModel(Problem):
         return self.l2 * np.eye(self.d, dtype=self.X.dtype)
 
     def constants(self) -> tuple[Array, Array, Array]:
-        grams = [self._gram(s) for s in self._slices()]
+        grams = [self._gram(s) for s in self.slices()]
         smooth = np.array([self.largest_curvature * largest_eigenvalue(g) for g in grams]) + self.l2
         each = np.einsum("sd,sd->s", self.X, self.X)
         single = np.maximum.reduceat(each, self.ptr[:-1]) * self.largest_curvature + self.l2
@@ -227,7 +240,7 @@ class LeastSquares(LinearModel):
 
     def constants(self) -> tuple[Array, Array, Array]:
         smooth, _, single = super().constants()
-        low = [np.linalg.eigvalsh(self._gram(s))[0] if s.stop - s.start >= self.d else 0.0 for s in self._slices()]
+        low = [np.linalg.eigvalsh(self._gram(s))[0] if s.stop - s.start >= self.d else 0.0 for s in self.slices()]
         return smooth, np.maximum(np.array(low), 0.0) + self.l2, single
 
 

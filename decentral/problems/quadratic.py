@@ -20,6 +20,7 @@ class Quadratic(Problem):
     c: Array
     name: ClassVar[str] = "quadratic"
     convex: ClassVar[bool] = True
+    arrays: ClassVar[tuple[str, ...]] = ("Q", "c")
     n: int = field(init=False)
     d: int = field(init=False)
     sizes: Array = field(init=False)

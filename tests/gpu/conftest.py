@@ -42,8 +42,7 @@ class Emulator:
     asnumpy = staticmethod(np.asarray)
     cuda = SimpleNamespace(Device=lambda: SimpleNamespace(id=0))
 
-    def __init__(self, folder: Path, compiler: str):
-        names = list(dict.fromkeys((*kernel_names(modes=[gpu.PLAIN]), *kernel_names((2, 7)))))
+    def __init__(self, folder: Path, compiler: str, names):
         parts = [names[i::2] for i in range(2)]
         with ThreadPoolExecutor() as pool:
             libraries = list(pool.map(self._build, [folder / f"kernels{i}" for i in range(2)], parts, [compiler] * 2))
@@ -88,10 +87,20 @@ def _kernel_names():
 
 @pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
+    return emulate_kernels(tmp_path_factory, [*kernel_names(modes=[gpu.PLAIN]), *kernel_names((2, 7))])
+
+
+@pytest.fixture(scope="session")
+def small_emulator(tmp_path_factory):
+    """Some kernels, for each of several ranks to compile: float64, codes of seven bits."""
+    return emulate_kernels(tmp_path_factory, [name for name in kernel_names((7,)) if "float" not in name])
+
+
+def emulate_kernels(tmp_path_factory, names):
     compiler = shutil.which("g++")
     if compiler is None:
         pytest.skip("no g++")
-    return Emulator(tmp_path_factory.mktemp("cuda"), compiler)
+    return Emulator(tmp_path_factory.mktemp("cuda"), compiler, list(dict.fromkeys(names)))
 
 
 @pytest.fixture
