@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import os
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -14,6 +16,11 @@ from decentral.random import Key, Purpose
 
 SIZE = launched()
 RANK = next((int(os.environ[v]) for v in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID") if v in os.environ), 0)
+
+if SIZE > 1:  # pytest's folders for tests are made, and old ones removed, without a thought of other processes
+    _own = tempfile.TemporaryDirectory(prefix=f"rank{RANK}-", ignore_cleanup_errors=True)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = _own.name
+    atexit.register(_own.cleanup)
 
 
 @pytest.fixture(autouse=True)
