@@ -190,30 +190,40 @@ class Direct(Exchange):
         self._received: list[Array] = []
         self._sent = np.zeros(HEADER, np.uint8)
 
-        def pieces(rows: dict[str, Array]) -> list[tuple[int, int, int]]:
-            found = []  # (message, from, bytes)
-            for i, m in enumerate(messages):
-                of = rows[m.kind]
-                found += [(i, a * m.row_bytes, count * m.row_bytes) for a, _, count in runs(of, np.arange(len(of)))]
+        def stretches(rows: dict[str, Array]) -> list[list[tuple[int, int]]]:
+            """(from, bytes) of each stretch of rows, for each message."""
+            found = []
+            for m in messages:
+                of, size = rows[m.kind], m.row_bytes
+                found.append([(a * size, count * size) for a, _, count in runs(of, np.arange(len(of)))])
             return found
 
-        self._give, self._get = [pieces(p.give) for p in self.peers], [pieces(p.get) for p in self.peers]
+        self._give, self._get = [stretches(p.give) for p in self.peers], [stretches(p.get) for p in self.peers]
 
     def start(self, messages: tuple[Message, ...], k: int, number: int) -> None:
         self._sent[:] = np.frombuffer(self.expect(k, number), np.uint8)
         self._received = [np.empty(shape, np.uint8) for shape in self.shapes]
-        into, out = _addresses(self._received), _addresses([m.payload for m in messages])
-        types = [_spread(h, into, get) for h, get in zip(_addresses(list(self._headers)), self._get, strict=True)]
-        self._requests = [self._comm.Irecv([MPI.BOTTOM, 1, t], p.rank, self._tag) for t, p in zip(types, self.peers, strict=True)]
-        header = MPI.Get_address(self._sent)
-        for give, peer in zip(self._give, self.peers, strict=True):
-            types.append(_spread(header, out, give))
-            self._requests.append(self._comm.Isend([MPI.BOTTOM, 1, types[-1]], peer.rank, self._tag))
-        for made in types:
-            made.Free()
+        self._requests = []
+        for peer, header, get in zip(self.peers, self._headers, self._get, strict=True):
+            self._post(self._comm.Irecv, peer.rank, header, self._received, get)
+        payloads = [m.payload for m in messages]
+        for peer, give in zip(self.peers, self._give, strict=True):
+            self._post(self._comm.Isend, peer.rank, self._sent, payloads, give)
         for message, received, here in zip(messages, self._received, self.here, strict=True):
             for a, b, count in here:  # while the rest travels
                 received[b : b + count] = message.payload[a : a + count]
+
+    def _post(self, call: Any, rank: int, header: Array, arrays: list[Array], stretches: list[list[tuple[int, int]]]) -> None:
+        """Start to send or to receive a header, then the rows of each message; rows that are neighbors in memory as such."""
+        self._requests.append(call([header, MPI.BYTE], rank, self._tag))
+        for array, parts in zip(arrays, stretches, strict=True):
+            if len(parts) == 1:
+                at, size = parts[0]
+                self._requests.append(call([array.reshape(-1)[at : at + size], MPI.BYTE], rank, self._tag))
+                continue
+            spread = MPI.BYTE.Create_hindexed([size for _, size in parts], [at for at, _ in parts]).Commit()
+            self._requests.append(call([array, 1, spread], rank, self._tag))
+            spread.Free()
 
     def wait(self) -> list[int]:
         MPI.Request.Waitall(self._requests)
@@ -251,16 +261,6 @@ class _Layout:
     def of(self, buffer: Array) -> list[Array]:
         """The part of each peer."""
         return [buffer[a : a + size] for a, size in zip(self.starts, self.sizes, strict=True)]
-
-
-def _addresses(arrays: list[Array]) -> list[int]:
-    return [MPI.Get_address(a) for a in arrays]
-
-
-def _spread(header: int, arrays: list[int], pieces: list[tuple[int, int, int]]) -> MPI.Datatype:
-    """The type of a header and pieces (array, from, bytes), by address."""
-    sizes = [HEADER, *[size for _, _, size in pieces]]
-    return MPI.BYTE.Create_hindexed(sizes, [header, *[arrays[i] + a for i, a, _ in pieces]]).Commit()
 
 
 def move(table: Array, sources: tuple[Any, ...], targets: tuple[Array, ...]) -> None:
