@@ -50,7 +50,7 @@ class Absolute(Compressor):
         whole("bits", self.bits, 1, 16)
         one_of("rounding", self.rounding, ("nearest", "dithered"))
         if not SMALLEST_STEP <= self.step <= LARGEST_STEP:
-            raise ConfigError(f"compressor.step = {self.step}: give a number from 2^-100 to 2^100")
+            raise ConfigError(f"algorithm.compressor.step = {self.step}: give a number from 2^-100 to 2^100")
 
     @property
     def top(self) -> int:

@@ -54,7 +54,7 @@ class Auto:
         for field in ("latency", "bandwidth"):
             value = getattr(self, field)
             if value is not None and not value > 0:
-                raise ConfigError(f"compressor.{field} = {value}: give a positive number, or leave it out to have it measured")
+                raise ConfigError(f"algorithm.compressor.{field} = {value}: give a positive number, or leave it out to have it measured")
 
     def candidates(self) -> list[dict[str, Any]]:
         """The tables of the compressors that are compared."""

@@ -177,10 +177,10 @@ def expect(payload: Array, nbytes: int) -> None:
 def whole(name: str, value: int | None, low: int, high: int, word: str = "") -> None:
     """Raise ConfigError unless the parameter is in low..high (None passes)."""
     if value is not None and not low <= value <= high:
-        raise ConfigError(f"compressor.{name} = {value}: give a whole number from {low} to {high}{word}")
+        raise ConfigError(f"algorithm.compressor.{name} = {value}: give a whole number from {low} to {high}{word}")
 
 
 def one_of(field: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise ConfigError unless the parameter is one of the allowed words."""
     if value not in allowed:
-        raise ConfigError(f'compressor.{field} = "{value}": give one of {", ".join(allowed)}')
+        raise ConfigError(f'algorithm.compressor.{field} = "{value}": give one of {", ".join(allowed)}')

@@ -195,6 +195,6 @@ def block_of(block: int | None, d: int) -> int:
 def check_block(block: int | None) -> None:
     if block is not None and (block < 0 or block % LANES):
         raise ConfigError(
-            f"compressor.block = {block}: give a multiple of {LANES}, 0 for one scale a row, or leave it out for "
+            f"algorithm.compressor.block = {block}: give a multiple of {LANES}, 0 for one scale a row, or leave it out for "
             f"{DEFAULT_BLOCK} where a row is longer"
         )

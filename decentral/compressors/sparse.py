@@ -40,9 +40,9 @@ class Sparse(Compressor):
         if (self.k is None) == (self.fraction is None):
             raise ConfigError(f"compressor {self.name} needs either k, a number of entries, or fraction, a share of them")
         if self.k is not None and self.k < 1:
-            raise ConfigError(f"compressor.k = {self.k}: give a whole number from 1 to the entries of a message")
+            raise ConfigError(f"algorithm.compressor.k = {self.k}: give a whole number from 1 to the entries of a message")
         if self.fraction is not None and not 0 < self.fraction <= 1:
-            raise ConfigError(f"compressor.fraction = {self.fraction}: give a number above 0 and at most 1")
+            raise ConfigError(f"algorithm.compressor.fraction = {self.fraction}: give a number above 0 and at most 1")
 
     def kept(self, d: int) -> int:
         """Entries kept of a row of d. Raises ConfigError where k is more than there are."""
@@ -50,7 +50,7 @@ class Sparse(Compressor):
             return max(1, round(self.fraction * d))
         assert self.k is not None
         if self.k > d:
-            raise ConfigError(f"compressor.k = {self.k} of messages with {d} entries: give at most {d}, or use fraction")
+            raise ConfigError(f"algorithm.compressor.k = {self.k} of messages with {d} entries: give at most {d}, or use fraction")
         return self.k
 
     def places(self, d: int) -> Places:
