@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from decentral import kernels
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -61,3 +65,39 @@ class Message:
     def received(self, payload: Array) -> Message:
         """The message that came back: the rows of others, in the same form."""
         return Message(self.kind, payload, self.compressor, self.d, self.dtype, self.round)
+
+    def given(self, give: Callable[[Array], Array]) -> Message:
+        """The same with the payload where `give` puts it."""
+        return self.received(give(self.payload))
+
+
+class Scattered(Message):
+    """A message that came back with its rows in several places.
+
+    blocks : (row, payload of the rows from there on), all rows once
+    """
+
+    __slots__ = ("blocks",)
+
+    def __init__(self, of: Message, blocks: list[tuple[int, Array]]):
+        super().__init__(of.kind, blocks[0][1], of.compressor, of.d, of.dtype, of.round)
+        self.blocks = blocks
+
+    def decode(self) -> Array:
+        like = kernels.of(self.payload)[1]
+        out: Array = like((sum(len(payload) for _, payload in self.blocks), self.d), self.dtype)
+        for row, payload in self.blocks:
+            self.compressor.decode_into(payload, out[row : row + len(payload)])
+        return out
+
+    def advance(self, u: Array, step: float = 1.0) -> Array:
+        estimate = u if step == 1 else np.empty_like(u)
+        for row, payload in self.blocks:
+            rows = slice(row, row + len(payload))
+            found = self.compressor.advance(payload, u[rows], step)
+            if step != 1:
+                estimate[rows] = found
+        return estimate
+
+    def given(self, give: Callable[[Array], Array]) -> Message:
+        return Scattered(self, [(row, give(payload)) for row, payload in self.blocks])

@@ -73,7 +73,7 @@ class Block(Neighborhood):
     def _start(self, messages: tuple[Message, ...]) -> Any:
         return messages
 
-    def _finish(self, pending: tuple[Message, ...]) -> list[Array]:
+    def _finish(self, pending: tuple[Message, ...]) -> list[Message]:
         posts = self.board.exchange(self.rank, (self.agents, self.arcs, [m.payload for m in pending]))
         received = []
         for index, message in enumerate(pending):
@@ -82,7 +82,7 @@ class Block(Neighborhood):
             for own, arcs, payloads in posts:
                 whole[own if agents else arcs] = payloads[index]
             wanted = self.known if agents else self.graph.reverse[self.arcs]
-            received.append(whole[wanted])
+            received.append(message.received(whole[wanted]))
         return received
 
     def sum(self, values: Array) -> Array:

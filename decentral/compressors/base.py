@@ -39,6 +39,10 @@ class Compressor(Protocol):
         """Rows (rows, d) from payload alone. Raises TransportError for bytes that no encoder makes."""
         ...
 
+    def decode_into(self, payload: Array, out: Array) -> None:
+        """`decode` to rows that are there, (rows, d). This text is the definition, as below."""
+        out[...] = self.decode(payload, out.shape[1], out.dtype)
+
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         """Payload of x − u, rows (rows, d); see `encode`. This text is the definition, a kernel may stand for it."""
         return self.encode(x - u, key)
@@ -109,6 +113,14 @@ def refuse_non_finite(v: Array) -> None:
     """Raise NonFiniteError with the rows that hold NaN or infinity; on a device they are noted, see `Device`."""
     if not all_finite(v, to_send=True):
         raise NonFiniteError(np.flatnonzero(~np.isfinite(v).all(axis=1)))
+
+
+def copy_finite(v: Array, out: Array, to_send: bool = False) -> bool:
+    """out (rows, d) = v, the same rows or their bytes, in one pass; what `all_finite` says of them."""
+    if kernels.c is not None and isinstance(v, np.ndarray) and v.flags.c_contiguous and out.flags.c_contiguous:
+        return bool(kernels.c.copy_finite(v, out))
+    out.view(v.dtype)[...] = v
+    return all_finite(out, to_send)
 
 
 def all_finite(v: Array, to_send: bool = False) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from decentral.compressors.base import Compressor, all_finite, damaged, expect, refuse_non_finite
+from decentral import kernels
+from decentral.compressors.base import Compressor, all_finite, copy_finite, damaged, expect, refuse_non_finite
 from decentral.random import Key
 from decentral.state import Array
 
@@ -19,8 +20,11 @@ class Identity(Compressor):
     name: ClassVar[str] = "identity"
 
     def encode(self, v: Array, key: Key) -> Array:
-        refuse_non_finite(v)
-        return v.copy(order="C").view(np.uint8)  # a copy: the state may change before the message has left
+        _, empty = kernels.of(v)
+        sent: Array = empty(v.shape, v.dtype)  # a copy: the state may change before the message has left
+        if not copy_finite(v, sent, to_send=True):
+            refuse_non_finite(v)
+        return sent.view(np.uint8)
 
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         v = x - u
@@ -35,6 +39,11 @@ class Identity(Compressor):
         if not all_finite(v):
             raise damaged("NaN or infinite entries")
         return v
+
+    def decode_into(self, payload: Array, out: Array) -> None:
+        expect(payload, self.nbytes(out.shape[1], out.dtype))
+        if not copy_finite(payload, out):
+            raise damaged("NaN or infinite entries")
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return d * np.dtype(dtype).itemsize

@@ -385,6 +385,26 @@ FUNCTION(all_finite) { /* (v): is every entry finite? */
     END;
 }
 
+FUNCTION(copy_finite) { /* (v, out): out = v, bytes or numbers; was every entry finite? */
+    BEGIN(2);
+    enum { CHUNK = 1 << 14 }; /* checked while it is in the cache */
+    Py_buffer *v, *out;
+    int truth = 1;
+    TAKE(v, 0, "fdB", 2, 0);
+    TAKE(out, 1, "fd", 2, 1);
+    NEED(v->len == out->len && v->shape[0] == out->shape[0], "v and out differ in bytes");
+    Py_BEGIN_ALLOW_THREADS;
+    for (int64_t at = 0; at < out->len; at += CHUNK) {
+        const int64_t bytes = out->len - at < CHUNK ? out->len - at : CHUNK;
+        char *to = (char *)out->buf + at;
+        memcpy(to, (const char *)v->buf + at, (size_t)bytes);
+        truth &= is_double(out) ? finite_f64((const double *)to, bytes / 8) : finite_f32((const float *)to, bytes / 4);
+    }
+    Py_END_ALLOW_THREADS;
+    result = PyBool_FromLong(truth);
+    END;
+}
+
 /* top, width, block, then what the caller adds: checked against d and the bytes of a row. */
 static int take_grid(Grid *g, PyObject *const *args, int64_t d, int64_t row_bytes) {
     g->d = d;
@@ -652,6 +672,7 @@ static PyMethodDef methods[] = {METHOD(use_threads),
                                 METHOD(halves),
                                 METHOD(sample_batches),
                                 METHOD(all_finite),
+                                METHOD(copy_finite),
                                 METHOD(quantize_encode),
                                 METHOD(quantize_decode),
                                 METHOD(quantize_advance),

@@ -247,8 +247,8 @@ class Neighborhood:
 
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
-        messages, pending = started
-        received = [m.received(rows) for m, rows in zip(messages, self._finish(pending), strict=True)]
+        _, pending = started
+        received = self._finish(pending)
         if onto is None:
             found = tuple(m.decode() for m in received)
         else:
@@ -259,8 +259,8 @@ class Neighborhood:
     def _start(self, messages: tuple[Message, ...]) -> Any:
         raise NotImplementedError
 
-    def _finish(self, pending: Any) -> list[Array]:
-        """The payload rows that came: known rows for an agent message, arc rows for an arc message. Arrays for the caller."""
+    def _finish(self, pending: Any) -> list[Message]:
+        """The messages that came, with known rows for an agent message, arc rows for an arc message."""
         raise NotImplementedError
 
     # --- above the line: uncounted, never fed back to an algorithm ------------------------------------------------

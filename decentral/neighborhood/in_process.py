@@ -29,8 +29,8 @@ class InProcess(Neighborhood):
     def _start(self, messages: tuple[Message, ...]) -> Any:
         return messages
 
-    def _finish(self, pending: tuple[Message, ...]) -> list[Array]:
-        return [m.payload if m.kind == "agents" else np.take(m.payload, self._reverse, axis=0) for m in pending]
+    def _finish(self, pending: tuple[Message, ...]) -> list[Message]:
+        return [m.received(m.payload if m.kind == "agents" else np.take(m.payload, self._reverse, axis=0)) for m in pending]
 
     def sum(self, values: Array) -> Array:
         return values

@@ -1,7 +1,7 @@
 """Blocks of agents on MPI ranks. With mpi_exchange the only module that imports mpi4py.
 
 One message per neighboring rank and exchange holds the packed rows that this rank needs: an agent's row once however many
-neighbors live there, an arc's row for the agent at its head. How they are sent is in `mpi_exchange`.
+neighbors live there, an arc's row for the agent at its head. How they get there is in `mpi_exchange`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from decentral.compressors import Identity
 from decentral.errors import TransportError
 from decentral.message import Message
 from decentral.neighborhood.base import Neighborhood
-from decentral.neighborhood.mpi_exchange import DIRECT, Direct, Exchange, Peer, Staged
+from decentral.neighborhood.mpi_exchange import Exchange
+from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
+from decentral.neighborhood.shared_memory import Machine, usable
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 CALLS = ("auto", "collective", "pairs")
 SLOW = 5e-3
-"""Seconds of a small exchange beyond which something is wrong: waiting ranks that hold the cores of working ones."""
+"""Seconds of a small exchange or of a maximum over all ranks from which something is wrong: waiting ranks hold the cores of others."""
 
 
 class MPINeighborhood(Neighborhood):
@@ -40,8 +42,10 @@ class MPINeighborhood(Neighborhood):
 
     placement : (N,) rank that owns each agent
     timeout : seconds without an arrival after which the waiting rank names whom it waits for and ends the run
-    calls : MPI's calls for a small exchange: "collective", one persistent neighborhood collective; "pairs", a persistent
-        send and receive per peer; "auto", the faster of these for small messages, measured here
+    calls : "auto", shared memory to the ranks on this machine, and to the others the faster, measured here, of these calls
+        of MPI; or one of them for all: "collective", one persistent neighborhood collective (for small messages),
+        "pairs", a persistent send and receive per peer
+    machines : (ranks,) as if only ranks with the same number shared memory
     latency : seconds of an exchange of 1 KiB, measured here
 
     Raises TransportError when the ranks do not agree on graph, placement or seed, or a rank would own no agent.
@@ -58,6 +62,7 @@ class MPINeighborhood(Neighborhood):
         dtype: Any = np.float64,
         timeout: float = 60.0,
         calls: str = "auto",
+        machines: Array | None = None,
     ):
         comm = MPI.COMM_WORLD if comm is None else comm
         placement = np.asarray(placement, dtype=np.int64)
@@ -68,55 +73,83 @@ class MPINeighborhood(Neighborhood):
                 f"start at most {graph.n_agents} ranks, or set graph.agents = {comm.size}"
             )
         super().__init__(graph, mixing, np.flatnonzero(placement == comm.rank), seed, dtype)
+        self.transport = ""
         self.comm = comm.Dup()  # no tag of ours can meet a tag of the user's
         self.rank, self.ranks, self.timeout, self.placement = comm.rank, comm.size, timeout, placement
         ranks = sorted(set(placement[self.known].tolist()) - {self.rank})
         self.peers = [Peer(self, r, placement) for r in ranks]
+        self.machine = self._machine(machines) if calls == "auto" else None
+        beside = set(self.machine.ranks) if self.machine is not None else set()
+        self.near = [p for p in self.peers if p.rank in beside]
+        self.far = [p for p in self.peers if p.rank not in beside]
         here = placement[self.known[self.head]] == self.rank
         self.local = np.flatnonzero(here)  # arcs between two own agents, and their opposites
         self.opposite = np.searchsorted(self.arcs, graph.reverse[self.arcs[self.local]])
-        self.adjacent: MPI.Distgraphcomm = self.comm.Create_dist_graph_adjacent(ranks, ranks, reorder=False)  # type: ignore[attr-defined]
+        self.adjacent: Any = None
         self.exchanges: dict[tuple[Any, ...], Exchange] = {}
         self._number = 0
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
-        self.calls, self.latency = self._choose(calls)
-        words = {"collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
-        self.transport = f"{words[self.calls]}, {self.latency * 1e6:.0f} µs for 1 KiB"
-        if self.latency > SLOW:
+        self.calls, self.latency, meeting = self._choose(calls)
+        words = {"memory": "", "collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
+        ways = [*["shared memory"] * (self.machine is not None), *[words[self.calls]] * (self.calls != "memory")]
+        self.transport = f"{' and '.join(ways)}, {self.latency * 1e6:.0f} µs for 1 KiB{self.transport}"
+        if max(self.latency, meeting) > SLOW:
             self.trouble = (
-                f"1 KiB to the neighbors takes {self.latency * 1e3:.0f} ms on these {self.ranks} ranks: waiting ranks hold the cores "
-                "of working ones, or the machine is busy. "
+                f"1 KiB to the neighbors takes {self.latency * 1e3:.1f} ms, a sum over all {self.ranks} ranks {meeting * 1e3:.1f} ms: "
+                "waiting ranks hold the cores of working ones, or the machine is busy. "
                 + ("Set OMPI_MCA_mpi_yield_when_idle=1 (launch/mpirun.sh does), or start" if "Open MPI" in library() else "Start")
                 + " fewer ranks"
             )
 
-    def _choose(self, calls: str) -> tuple[str, float]:
-        """The faster calls for small messages, and the seconds of such an exchange with them; measured. COLLECTIVE."""
+    def _machine(self, machines: Array | None) -> Machine | None:
+        """The ranks that share memory with this one; None on all of them where they cannot. COLLECTIVE."""
+        comm = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        if machines is not None:
+            whole, comm = comm, comm.Split(int(machines[self.rank]))
+            whole.Free()
+        ranks = comm.allgather(self.rank if usable() else -1)
+        if len(ranks) > 1 and min(ranks) >= 0:
+            return Machine(comm, ranks, self.comm.Iprobe)
+        comm.Free()
+        return None
+
+    def _choose(self, calls: str) -> tuple[str, float, float]:
+        """The faster calls for small messages; measured, the seconds of such an exchange, and of a maximum. COLLECTIVE."""
         payload = np.zeros((self.n, 1024), np.uint8)
         probe = (Message("agents", payload, Identity(), 128, np.float64),)
+        if self.machine is not None and len(self.machine.ranks) == self.ranks:
+            names = ["memory"]
+        else:
+            names = list(CALLS[1:]) if calls == "auto" else [calls]
+            far = [p.rank for p in self.far]
+            self.adjacent = self.comm.Create_dist_graph_adjacent(far, far, reorder=False)  # type: ignore[attr-defined]
         found: dict[str, float] = {}
-        for name in CALLS[1:] if calls == "auto" else [calls]:
+        meeting = np.inf
+        for self.calls in names:
             try:
-                exchange = Staged(self, probe, name)
+                exchange = Exchange(self, probe)
             except NotImplementedError:  # before MPI 4; on all ranks alike
                 continue
             best = np.array([np.inf])
             for _ in range(4):
                 self.comm.Barrier()
                 start = time.perf_counter()
-                for number in range(5):
+                for number in range(1, 6):
                     exchange.start(probe, 0, number)
                     exchange.wait()
                 best = np.minimum(best, (time.perf_counter() - start) / 5)
-                if self.max(best)[0] > SLOW:
+                start = time.perf_counter()
+                slowest = self.max(best)[0]
+                meeting = min(meeting, time.perf_counter() - start)
+                if slowest > SLOW:
                     break
-            found[name] = float(self.max(best)[0])
+            found[self.calls] = float(self.max(best)[0])
             exchange.free()
         if not found:
             raise TransportError(f'transport.calls = "{calls}": this MPI ({library()}) has no such calls; use "pairs"')
         chosen = min(found, key=lambda name: found[name])
-        return chosen, found[chosen]
+        return chosen, found[chosen], meeting
 
     def agree(self, digest: str) -> None:
         """Refuse to start unless all ranks hold the same digest of configuration, graph and version. COLLECTIVE."""
@@ -135,23 +168,23 @@ class MPINeighborhood(Neighborhood):
         form = tuple([m.form for m in messages])
         exchange = self.exchanges.get(form)
         if exchange is None:
-            large = sum(m.row_bytes for m in messages) >= DIRECT  # the same on all ranks
-            exchange = Direct(self, messages) if large else Staged(self, messages, self.calls)
-            self.exchanges[form] = exchange
+            exchange = self.exchanges[form] = Exchange(self, messages)
         self._number += 1
         exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF)
         self._sent += exchange.nbytes
         return exchange, messages
 
-    def _finish(self, pending: Any) -> list[Array]:
+    def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending
         self._watch.waiting = (time.monotonic(), messages[0].round, exchange)
         wrong = exchange.wait()
         self._watch.waiting = None
-        if wrong:
-            who = f"rank {self.rank} in round {messages[0].round} received from rank {self.peers[wrong[0]].rank}"
-            raise TransportError(f"{who} {exchange.mismatch(wrong[0])}")
-        return [self.give(rows) for rows in exchange.rows(messages)]
+        if wrong is not None:
+            peer, found = wrong
+            who = f"rank {self.rank} in round {messages[0].round} received from rank {peer.rank}"
+            raise TransportError(f"{who} {exchange.mismatch(found)}")
+        received = exchange.received(messages)
+        return received if self.device is None else [m.given(self.give) for m in received]
 
     def sum(self, values: Array) -> Array:
         out = np.empty_like(values)
@@ -198,7 +231,10 @@ class MPINeighborhood(Neighborhood):
         self.exchanges.clear()
         for row in self._types.values():
             row.Free()
-        self.adjacent.Free()
+        if self.adjacent is not None:
+            self.adjacent.Free()
+        if self.machine is not None:
+            self.machine.comm.Free()
         self.comm.Free()
 
 
@@ -219,7 +255,7 @@ class Watchdog(threading.Thread):
             if waiting is None or time.monotonic() - waiting[0] < self.timeout:
                 continue
             since, k, exchange = waiting
-            peer = self.hood.peers[(exchange.missing() or [0])[0]]
+            peer = [*exchange.missing(), *self.hood.peers][0]
             arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
             abort(
                 f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for rank "

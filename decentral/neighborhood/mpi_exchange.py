@@ -1,9 +1,9 @@
-"""One exchange over MPI: the rows of its messages become one message per neighboring rank, and come back as rows.
+"""One exchange between ranks: the rows of its messages become one message per neighboring rank, and come back as rows.
 
     header (16 bytes) | rows of the first message that this rank needs | rows of the second | …
 
-Small exchanges are `Staged`: one buffer for all peers and persistent requests, made once per form of exchange. In large
-ones, where a copy costs more than a request, MPI reads and writes the rows where they lie: `Direct`. The receiver
+The peers on this machine read them in memory (`Shared`); to the others MPI takes them, by persistent requests from one
+buffer for all peers (`Staged`), or, where a copy costs more than a request, from where the rows lie (`Direct`). The receiver
 checks the header: another version, kind, compressor, width or exchange than its own is an error, never a wrong number.
 """
 
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from mpi4py import MPI
 
-from decentral import kernels
-from decentral.message import Message
-from decentral.neighborhood.base import HEADER, Neighborhood
+from decentral.message import Message, Scattered
+from decentral.neighborhood.base import HEADER
+from decentral.neighborhood.pieces import Layout, Messages, Peer, Route, move, runs, table, unlike
+from decentral.neighborhood.shared_memory import Shared
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -29,80 +30,82 @@ _HEADER = struct.Struct("<HHIII")  # magic, version, digest of what the exchange
 assert _HEADER.size == HEADER
 NUMBER = slice(HEADER - 4, HEADER)
 """Where a header has the number of its exchange."""
-ALIGN = 64
-"""The part of a peer begins at a multiple of this in a staging buffer, in bytes."""
-DIRECT = 1 << 16
-"""Bytes of the rows of an agent and arc from which an exchange is direct."""
-
-
-class Peer:
-    """A neighboring rank: which of our rows it needs and which rows come from it, in one order on both sides."""
-
-    def __init__(self, hood: Neighborhood, rank: int, owner: Array):
-        self.rank = rank
-        arcs = np.flatnonzero(owner[hood.known[hood.head]] == rank)  # our arcs i→j with j there, by (i, j)
-        halo = hood.n + np.flatnonzero(owner[hood.known[hood.n :]] == rank)
-        needed = np.zeros(hood.n, bool)
-        needed[hood.tail[arcs]] = True
-        graph = hood.graph
-        into = graph.reverse[hood.arcs[arcs]]  # their arcs j→i; they send them sorted by (j, i)
-        self.give = {"agents": np.flatnonzero(needed), "arcs": arcs}
-        self.get = {"agents": halo, "arcs": arcs[np.argsort(into)]}
-        self.edges = [(int(graph.tail[a]), int(graph.head[a])) for a in into]
-
-
-def runs(rows: Array, others: Array) -> list[tuple[int, int, int]]:
-    """(row, other row, count) of the stretches in which both go up by one."""
-    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(others) != 1)) + 1
-    starts = [0, *breaks.tolist()] if len(rows) else []
-    ends = [*breaks.tolist(), len(rows)]
-    return [(int(rows[a]), int(others[a]), b - a) for a, b in zip(starts, ends, strict=False)]
+LARGE = 1 << 16
+"""Bytes of the rows of an agent and arc from which they are not copied together, but handed out where they arrive."""
 
 
 class Exchange:
-    """One form of exchange, as given by the kinds, compressors and widths of its messages.
+    """One form of exchange, as given by the kinds, compressors and widths of its messages. Made on all ranks at once.
 
-    start(messages, k, number) sends exchange `number` in round k; wait() returns the indices of the peers whose header is
-    not the expected one; rows(messages) are then the payload rows that came, known or arc rows.
+    start(messages, k, number) sends exchange `number` in round k; wait() returns None, or a peer whose header is not the
+    expected one, and that header; received(messages) are then the messages that came.
     """
 
-    def __init__(self, hood: MPINeighborhood, messages: tuple[Message, ...]):
-        self.peers = hood.peers
+    def __init__(self, hood: MPINeighborhood, messages: Messages):
+        row_bytes = [m.row_bytes for m in messages]
+        self.large = sum(row_bytes) >= LARGE  # the same on all ranks
         self.compressors = [m.compressor for m in messages]  # kept, so that their ids stay theirs
         self.shapes = [(hood.n + hood.g if m.kind == "agents" else hood.m, m.row_bytes) for m in messages]
         self.what = " and ".join(f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}" for m in messages)
         self.digest = zlib.crc32(self.what.encode())
         self.header = b""
-        self.nbytes = sum(HEADER + sum(len(p.give[m.kind]) * m.row_bytes for m in messages) for p in self.peers)
-        own = np.arange(hood.n)
+        self.nbytes = sum(HEADER + sum(len(p.give[m.kind]) * m.row_bytes for m in messages) for p in hood.peers)
+        self.routes: list[Route] = []
+        far, calls = hood.far, hood.calls
+        if hood.machine is not None:
+            rows = [np.unique(np.concatenate([p.give[m.kind] for p in hood.peers])) for m in messages]
+            try:
+                shared = Shared(hood.machine, hood.rank, hood.near, messages, rows)
+                self.routes += [shared] * bool(hood.near)
+            except MemoryError:  # as if these peers were elsewhere
+                far, calls = hood.peers, "pairs"
+                hood.transport += f", no room in shared memory for rows of {sum(row_bytes):,} B"
+        if far:
+            self.routes.append(Direct(hood, far, messages) if self.large else Staged(hood, far, messages, calls))
         # rows that stay here, for each message: what they are among its rows, and among those that come back
+        own = np.arange(hood.n)
         self.here = [runs(own, own) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
+        pieces = []
+        for i, (here, size) in enumerate(zip(self.here, row_bytes, strict=True)):
+            pieces += [(len(self.routes) + i, a * size, i, b * size, count * size) for a, b, count in here]
+        for source, route in enumerate(self.routes):
+            pieces += [(source, at, i, b * row_bytes[i], count * row_bytes[i]) for at, i, b, count in route.pieces]
+        self._unpack = table(pieces)
 
-    def expect(self, k: int, number: int) -> bytes:
-        """The header of an exchange."""
+    def start(self, messages: Messages, k: int, number: int) -> None:
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
-        return self.header
+        for route in self.routes:
+            route.start(messages, self.header)
 
-    def start(self, messages: tuple[Message, ...], k: int, number: int) -> None:
-        raise NotImplementedError
+    def wait(self) -> tuple[Peer, bytes] | None:
+        for route in reversed(self.routes):  # MPI first: it works while we wait in it
+            route.wait()
+        for route in self.routes:
+            for index in unlike(route.buffer, route.headers, self.header):
+                return route.peers[index], _header_of(route, index)
+        return None
 
-    def wait(self) -> list[int]:
-        raise NotImplementedError
+    def received(self, messages: Messages) -> list[Message]:
+        """The messages that came back; of a large exchange their rows lie where they arrived, until the next `start`."""
+        if not self.large:
+            rows = [np.empty(shape, np.uint8) for shape in self.shapes]
+            move(self._unpack, (*[r.buffer for r in self.routes], *[m.payload for m in messages]), tuple(rows))
+            return [m.received(payload) for m, payload in zip(messages, rows, strict=True)]
+        blocks = [[(b, m.payload[a : a + n]) for a, b, n in here] for m, here in zip(messages, self.here, strict=True)]
+        for route in self.routes:
+            for at, i, row, count in route.pieces:
+                size = messages[i].row_bytes
+                blocks[i].append((row, route.buffer[at : at + count * size].reshape(count, size)))
+        return [Scattered(m, where) for m, where in zip(messages, blocks, strict=True)]
 
-    def rows(self, messages: tuple[Message, ...]) -> list[Array]:
-        raise NotImplementedError
+    def missing(self) -> list[Peer]:
+        """The peers whose message has not come yet, as far as the headers show."""
+        number = self.header[NUMBER]
+        return [p for r in self.routes for i, p in enumerate(r.peers) if _header_of(r, i)[NUMBER] != number]
 
-    def header_of(self, index: int) -> bytes:
-        """The header in the place of a peer: of this exchange if its message has come, else of an earlier one."""
-        raise NotImplementedError
-
-    def missing(self) -> list[int]:
-        """Indices of the peers whose message has not come yet, as far as the headers show."""
-        return [i for i in range(len(self.peers)) if self.header_of(i)[NUMBER] != self.header[NUMBER]]
-
-    def mismatch(self, index: int) -> str:
-        """What is wrong with the message of a peer."""
-        magic, version, digest, k, number = _HEADER.unpack(self.header_of(index))
+    def mismatch(self, found: bytes) -> str:
+        """What is wrong with the message that has this header."""
+        magic, version, digest, k, number = _HEADER.unpack(found)
         if magic != MAGIC:
             return "bytes that are no message of decentral"
         if version != VERSION:
@@ -114,169 +117,110 @@ class Exchange:
 
     def free(self) -> None:
         """Release what MPI holds."""
+        for route in self.routes:
+            route.free()
 
 
-class Staged(Exchange):
-    """Rows are copied into one buffer for all peers, and out of another; the requests are persistent.
+def _header_of(route: Route, index: int) -> bytes:
+    """The header in the place of a peer: of this exchange if its message has come, else of an earlier one."""
+    at = int(route.headers[index])
+    return route.buffer[at : at + HEADER].tobytes()
+
+
+class Arriving(Route):
+    """Common to the routes by MPI: where the messages of the peers come to lie."""
+
+    def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages):
+        super().__init__(peers)
+        self.comm, self.tag, self.layout = hood.comm, len(hood.exchanges), Layout()
+        for peer in peers:
+            self.layout.begin()
+            for i, message in enumerate(messages):
+                get, size = peer.get[message.kind], message.row_bytes
+                at = self.layout.add(len(get) * size)
+                self.pieces += [(at + a * size, i, b, count) for a, b, count in runs(np.arange(len(get)), get)]
+        self.buffer = np.zeros(self.layout.end, np.uint8)
+        self.headers = np.array(self.layout.starts, np.int64)
+
+
+class Staged(Arriving):
+    """Rows are copied into one buffer for all peers; the requests are persistent.
 
     calls : "collective", one persistent neighborhood collective, or "pairs", a persistent send and receive per peer
     Raises NotImplementedError where the MPI library has no such calls.
     """
 
-    def __init__(self, hood: MPINeighborhood, messages: tuple[Message, ...], calls: str):
-        super().__init__(hood, messages)
-        pack, unpack = [], []  # of pieces: (source, from, target, to, bytes)
-        for i, (message, here) in enumerate(zip(messages, self.here, strict=True)):
-            size = message.row_bytes
-            unpack += [(1 + i, a * size, i, b * size, count * size) for a, b, count in here]
-        send, receive = _Layout(), _Layout()
-        for peer in self.peers:
+    def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages, calls: str):
+        super().__init__(hood, peers, messages)
+        pack, send = [], Layout()
+        for peer in peers:
             pack.append((0, 0, 0, send.begin(), HEADER))
-            receive.begin()
             for i, message in enumerate(messages):
-                size = message.row_bytes
-                give, get = peer.give[message.kind], peer.get[message.kind]
+                give, size = peer.give[message.kind], message.row_bytes
                 at = send.add(len(give) * size)
                 pack += [(1 + i, a * size, 0, at + b * size, count * size) for a, b, count in runs(give, np.arange(len(give)))]
-                at = receive.add(len(get) * size)
-                unpack += [(0, at + a * size, i, b * size, count * size) for a, b, count in runs(np.arange(len(get)), get)]
-        self._pack, self._unpack = (np.array(t, np.int64).reshape(-1, 5) for t in (pack, unpack))
-        self._send, self._receive = np.zeros(send.end, np.uint8), np.zeros(receive.end, np.uint8)
-        self._headers = np.array(receive.starts, np.int64)
+        self._pack, self._send, receive = table(pack), np.zeros(send.end, np.uint8), self.layout
         if calls == "collective":
-            out, into = [self._send, send.sizes, send.starts, MPI.BYTE], [self._receive, receive.sizes, receive.starts, MPI.BYTE]
+            out, into = [self._send, send.sizes, send.starts, MPI.BYTE], [self.buffer, receive.sizes, receive.starts, MPI.BYTE]
             self._requests = [hood.adjacent.Neighbor_alltoallv_init(out, into)]
         else:
-            tag, ranks = len(hood.exchanges), [peer.rank for peer in self.peers]
-            self._requests = [hood.comm.Recv_init([b, MPI.BYTE], r, tag) for b, r in zip(receive.of(self._receive), ranks, strict=True)]
-            self._requests += [hood.comm.Send_init([b, MPI.BYTE], r, tag) for b, r in zip(send.of(self._send), ranks, strict=True)]
+            parts = list(zip(peers, receive.of(self.buffer), send.of(self._send), strict=True))
+            self._requests = [self.comm.Recv_init([b, MPI.BYTE], p.rank, self.tag) for p, b, _ in parts]
+            self._requests += [self.comm.Send_init([b, MPI.BYTE], p.rank, self.tag) for p, _, b in parts]
 
-    def start(self, messages: tuple[Message, ...], k: int, number: int) -> None:
-        move(self._pack, (self.expect(k, number), *[m.payload for m in messages]), (self._send,))
+    def start(self, messages: Messages, header: bytes) -> None:
+        move(self._pack, (header, *[m.payload for m in messages]), (self._send,))
         if len(self._requests) == 1:
             self._requests[0].Start()
         else:
             MPI.Prequest.Startall(self._requests)
 
-    def wait(self) -> list[int]:
+    def wait(self) -> None:
         if len(self._requests) == 1:
             self._requests[0].Wait()
         else:
             MPI.Request.Waitall(self._requests)
-        return unlike(self._receive, self._headers, self.header)
-
-    def rows(self, messages: tuple[Message, ...]) -> list[Array]:
-        received = [np.empty(shape, np.uint8) for shape in self.shapes]
-        move(self._unpack, (self._receive, *[m.payload for m in messages]), tuple(received))
-        return received
-
-    def header_of(self, index: int) -> bytes:
-        at = int(self._headers[index])
-        return self._receive[at : at + HEADER].tobytes()
 
     def free(self) -> None:
         for request in self._requests:
             request.Free()
 
 
-class Direct(Exchange):
-    """MPI takes rows from the payloads and puts them into the arrays that are handed out; nothing is staged."""
+class Direct(Arriving):
+    """MPI takes the rows from where they lie; nothing is staged. Header and messages are sent one by one."""
 
-    def __init__(self, hood: MPINeighborhood, messages: tuple[Message, ...]):
-        super().__init__(hood, messages)
-        self._comm, self._tag = hood.comm, len(hood.exchanges)
-        self._headers = np.zeros((len(self.peers), HEADER), np.uint8)
+    def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages):
+        super().__init__(hood, peers, messages)
         self._requests: list[MPI.Request] = []
-        self._received: list[Array] = []
-        self._sent = np.zeros(HEADER, np.uint8)
+        self._header = np.zeros(HEADER, np.uint8)
+        self._sizes = [[HEADER, *[len(p.get[m.kind]) * m.row_bytes for m in messages]] for p in peers]
+        # of each peer and message the (from, bytes) of each stretch of rows
+        self._give = [
+            [[(a * m.row_bytes, n * m.row_bytes) for a, _, n in runs(p.give[m.kind], np.arange(len(p.give[m.kind])))] for m in messages]
+            for p in peers
+        ]
 
-        def stretches(rows: dict[str, Array]) -> list[list[tuple[int, int]]]:
-            """(from, bytes) of each stretch of rows, for each message."""
-            found = []
-            for m in messages:
-                of, size = rows[m.kind], m.row_bytes
-                found.append([(a * size, count * size) for a, _, count in runs(of, np.arange(len(of)))])
-            return found
-
-        self._give, self._get = [stretches(p.give) for p in self.peers], [stretches(p.get) for p in self.peers]
-
-    def start(self, messages: tuple[Message, ...], k: int, number: int) -> None:
-        self._sent[:] = np.frombuffer(self.expect(k, number), np.uint8)
-        self._received = [np.empty(shape, np.uint8) for shape in self.shapes]
+    def start(self, messages: Messages, header: bytes) -> None:
+        self._header[:] = np.frombuffer(header, np.uint8)
         self._requests = []
-        for peer, header, get in zip(self.peers, self._headers, self._get, strict=True):
-            self._post(self._comm.Irecv, peer.rank, header, self._received, get)
-        payloads = [m.payload for m in messages]
+        for peer, at, sizes in zip(self.peers, self.layout.starts, self._sizes, strict=True):
+            for size in sizes:
+                self._requests.append(self.comm.Irecv([self.buffer[at : at + size], MPI.BYTE], peer.rank, self.tag))
+                at += size
         for peer, give in zip(self.peers, self._give, strict=True):
-            self._post(self._comm.Isend, peer.rank, self._sent, payloads, give)
-        for message, received, here in zip(messages, self._received, self.here, strict=True):
-            for a, b, count in here:  # while the rest travels
-                received[b : b + count] = message.payload[a : a + count]
+            self._requests.append(self.comm.Isend([self._header, MPI.BYTE], peer.rank, self.tag))
+            for message, stretches in zip(messages, give, strict=True):
+                self._send(message.payload, stretches, peer.rank)
 
-    def _post(self, call: Any, rank: int, header: Array, arrays: list[Array], stretches: list[list[tuple[int, int]]]) -> None:
-        """Start to send or to receive a header, then the rows of each message; rows that are neighbors in memory as such."""
-        self._requests.append(call([header, MPI.BYTE], rank, self._tag))
-        for array, parts in zip(arrays, stretches, strict=True):
-            if len(parts) == 1:
-                at, size = parts[0]
-                self._requests.append(call([array.reshape(-1)[at : at + size], MPI.BYTE], rank, self._tag))
-                continue
-            spread = MPI.BYTE.Create_hindexed([size for _, size in parts], [at for at, _ in parts]).Commit()
-            self._requests.append(call([array, 1, spread], rank, self._tag))
-            spread.Free()
+    def _send(self, payload: Array, stretches: list[tuple[int, int]], rank: int) -> None:
+        """Start to send stretches of a payload; what lies together as plain bytes."""
+        if len(stretches) == 1:
+            at, size = stretches[0]
+            self._requests.append(self.comm.Isend([payload.reshape(-1)[at : at + size], MPI.BYTE], rank, self.tag))
+            return
+        spread = MPI.BYTE.Create_hindexed([size for _, size in stretches], [at for at, _ in stretches]).Commit()
+        self._requests.append(self.comm.Isend([payload, 1, spread], rank, self.tag))
+        spread.Free()
 
-    def wait(self) -> list[int]:
+    def wait(self) -> None:
         MPI.Request.Waitall(self._requests)
-        return [i for i in range(len(self.peers)) if self.header_of(i) != self.header]
-
-    def rows(self, messages: tuple[Message, ...]) -> list[Array]:
-        received, self._received = self._received, []
-        return received
-
-    def header_of(self, index: int) -> bytes:
-        return self._headers[index].tobytes()
-
-
-class _Layout:
-    """Where the parts of the peers lie in a staging buffer."""
-
-    def __init__(self) -> None:
-        self.starts: list[int] = []
-        self.sizes: list[int] = []
-        self.end = 0
-
-    def begin(self) -> int:
-        """The place of the header of the next peer."""
-        self.starts.append(-(-self.end // ALIGN) * ALIGN)
-        self.sizes.append(0)
-        return self.add(HEADER)
-
-    def add(self, nbytes: int) -> int:
-        """The place of the next bytes of this peer."""
-        at = self.starts[-1] + self.sizes[-1]
-        self.sizes[-1] += nbytes
-        self.end = at + nbytes
-        return at
-
-    def of(self, buffer: Array) -> list[Array]:
-        """The part of each peer."""
-        return [buffer[a : a + size] for a, size in zip(self.starts, self.sizes, strict=True)]
-
-
-def move(table: Array, sources: tuple[Any, ...], targets: tuple[Array, ...]) -> None:
-    """Copy pieces: rows of the table (pieces, 5) int64 are source, from, target, to, bytes."""
-    if kernels.wire is not None:
-        kernels.wire.move(table, sources, targets)
-        return
-    flat = [memoryview(s).cast("B") for s in sources]
-    into = [t.reshape(-1).view(np.uint8) for t in targets]
-    for source, at, target, to, size in table.tolist():
-        into[target][to : to + size] = flat[source][at : at + size]
-
-
-def unlike(buffer: Array, offsets: Array, header: bytes) -> list[int]:
-    """Indices of the offsets (peers,) int64 at which the buffer does not hold the header."""
-    if kernels.wire is not None:
-        found: list[int] = kernels.wire.unlike(buffer, offsets, header)
-        return found
-    return [i for i, at in enumerate(offsets.tolist()) if buffer[at : at + HEADER].tobytes() != header]

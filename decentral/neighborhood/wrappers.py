@@ -30,13 +30,14 @@ class Lossy(InProcess):
         self.g = self.m
         self.head = self.n + np.arange(self.m, dtype=np.int64)
 
-    def _finish(self, pending: tuple[Message, ...]) -> list[Array]:
+    def _finish(self, pending: tuple[Message, ...]) -> list[Message]:
         received = super()._finish(pending)
         for index, message in enumerate(pending):
             mask = np.asarray(self.lost(message.round, self.arcs))[self.graph.reverse]  # at i→j: was j→i lost?
-            rows = received[index]
+            rows = received[index].payload
             if message.kind == "agents":
-                rows = received[index] = np.concatenate((rows, rows[self.graph.head]))
+                rows = np.concatenate((rows, rows[self.graph.head]))
+                received[index] = message.received(rows)
                 rows = rows[self.n :]
             zeros, key = np.zeros((1, message.d), message.dtype), Key(0, Purpose.TEST, 0, np.zeros(1, np.int64))
             rows[mask] = message.compressor.encode(zeros, key)
@@ -73,7 +74,7 @@ class Emulated(InProcess):
         wait = most * self.latency + (sent / self.bandwidth if self.bandwidth else 0.0)
         return time.perf_counter() + wait, super()._start(messages)
 
-    def _finish(self, pending: Any) -> list[Array]:
+    def _finish(self, pending: Any) -> list[Message]:
         arrival, started = pending
         while (left := arrival - time.perf_counter()) > 0:
             if left > 2e-4:  # sleep is no finer

@@ -5,6 +5,7 @@ Run under mpirun: every rank computes the in-process answer as well and compares
 
 from __future__ import annotations
 
+import time
 from contextlib import nullcontext
 
 import networkx as nx
@@ -46,14 +47,14 @@ CASES = [
 ]
 
 
-def mpi_hood(graph: nx.Graph, how: str, seed: int = 7, calls: str = "auto"):
+def mpi_hood(graph: nx.Graph, how: str, seed: int = 7, calls: str = "auto", machines: object = None):
     from mpi4py import MPI
 
     from decentral.neighborhood.mpi import MPINeighborhood
 
     g = Graph.from_networkx(graph)
     try:
-        return MPINeighborhood(g, mixing(g), place(len(graph), MPI.COMM_WORLD.size, how, seed=3), seed=seed, calls=calls)
+        return MPINeighborhood(g, mixing(g), place(len(graph), MPI.COMM_WORLD.size, how, seed=3), seed=seed, calls=calls, machines=machines)
     except TransportError as error:
         pytest.skip(str(error))
 
@@ -120,29 +121,66 @@ def test_same_bits_as_in_process(name: str, c: dict | None, e: dict, how: str) -
     hood.close()
 
 
-@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "numpy"])
-@pytest.mark.parametrize("calls", ["collective", "pairs", "direct"])
-def test_same_bits_however_they_are_sent(calls: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decentral.neighborhood import mpi
+def routes(hood) -> set[str]:
+    """How messages went, on all ranks together."""
+    return set().union(*hood.comm.allgather([type(r).__name__ for e in hood.exchanges.values() for r in e.routes]))
 
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["compiled", "numpy"])
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("calls", ["auto", "machines", "no room", "collective", "pairs"])
+def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mpi4py import MPI
+
+    from decentral.neighborhood import mpi, mpi_exchange, shared_memory
+
+    size = MPI.COMM_WORLD.size
     if not compiled:
         monkeypatch.setattr(kernels, "wire", None)
-    if calls == "direct":
-        monkeypatch.setattr(mpi, "DIRECT", 0)
+    if large:
+        monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    if calls == "no room" and MPI.COMM_WORLD.rank == size - 1:
+        monkeypatch.setattr(shared_memory, "FOLDER", shared_memory.FOLDER / "nowhere")
+        monkeypatch.setattr(mpi, "usable", lambda: kernels.wire is not None)
     graph = GRAPHS["random"]
-    hood, one = mpi_hood(graph, "random", calls="pairs" if calls == "direct" else calls), hood_of(graph)
-    assert calls == "direct" or hood.calls == calls
+    machines = np.arange(size) // 2 if calls == "machines" else None  # as if two ranks each shared one
+    hood = mpi_hood(graph, "random", calls=calls if calls in mpi.CALLS else "auto", machines=machines)
+    one = hood_of(graph)
     q, rng = compressor(Q3), np.random.default_rng(3)
-    kept = []  # what one exchange returned must survive the next ones
-    for k in range(4):
+    kept, moving = [], []  # what one exchange returned must survive the next ones
+    u = {where: np.zeros((len(where.known), 70)) for where in (one, hood)}
+    for k in range(5):
         x, z = rng.normal(size=(one.n, 70)), rng.normal(size=(one.m, 70))
         for where in (one, hood):
             messages = where.to_neighbors(q, x[where.agents], k), where.along_arcs(PLAIN, z[where.arcs], k)
             kept.append(where.exchange(*messages))
-    assert type(next(iter(hood.exchanges.values()))).__name__ == ("Direct" if calls == "direct" else "Staged")
-    for (known, arcs), (mine, my_arcs) in zip(kept[::2], kept[1::2], strict=True):
+            kept.append((where.exchange(where.to_neighbors(PLAIN, x[where.agents], k)), where.spread(x[where.agents])))
+            moving.append(where.exchange(where.to_neighbors(q, x[where.agents], k, minus=u[where]), onto=u[where], step=0.5))
+    far, near = "Direct" if large else "Staged", "Shared" if compiled else None
+    expected = {"auto": {near or far}, "machines": {near or far, *[far] * (size > 2)}}
+    assert routes(hood) == expected.get(calls, {far})
+    assert hood.rank or ("shared memory" in hood.transport) == (compiled and calls in ("auto", "machines", "no room"))
+    assert hood.rank or ("no room" in hood.transport) == (compiled and calls == "no room")
+    for (known, arcs), (mine, my_arcs) in zip(kept[::4] + kept[1::4], kept[2::4] + kept[3::4], strict=True):
         np.testing.assert_array_equal(mine, known[hood.known])
         np.testing.assert_array_equal(my_arcs, arcs[hood.arcs])
+    for whole, part in zip(moving[::2], moving[1::2], strict=True):
+        np.testing.assert_array_equal(part, whole[hood.known])
+    np.testing.assert_array_equal(u[hood], u[one][hood.known])
+    hood.close()
+
+
+@pytest.mark.parametrize("machines", [False, True])
+def test_late_ranks_are_waited_for(machines: bool) -> None:
+    """Longer than a rank looks, yields, and sleeps at a stretch."""
+    from mpi4py import MPI
+
+    hood = mpi_hood(GRAPHS["ring"], "block", machines=np.arange(MPI.COMM_WORLD.size) // 2 if machines else None)
+    x = np.arange(10.0)[:, None] + np.arange(4)
+    for k in range(3 * hood.ranks):
+        if k % hood.ranks == hood.rank:
+            time.sleep(0.02)
+        np.testing.assert_array_equal(hood.exchange(hood.to_neighbors(PLAIN, x[hood.agents] + k, k)), x[hood.known] + k)
     hood.close()
 
 
@@ -171,17 +209,18 @@ def test_same_bits_with_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     hood.close()
 
 
-@pytest.mark.parametrize("direct", [False, True])
-def test_a_message_that_does_not_fit_is_refused(direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from decentral.neighborhood import mpi
+@pytest.mark.parametrize("calls", ["auto", "pairs"])
+@pytest.mark.parametrize("large", [False, True])
+def test_a_message_that_does_not_fit_is_refused(large: bool, calls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from decentral.neighborhood import mpi_exchange
 
-    if direct:
-        monkeypatch.setattr(mpi, "DIRECT", 0)
+    if large:
+        monkeypatch.setattr(mpi_exchange, "LARGE", 0)
     for norm, k, sentence in (
         ("2", 0, "another message than it expects, which is agents rows of .* Quantize"),  # as many bytes, another meaning
         ("inf", 3, r"exchange 1 of round \d in place of exchange 1 of round \d: a rank is out of step"),
     ):
-        hood = mpi_hood(GRAPHS["ring"], "block")
+        hood = mpi_hood(GRAPHS["ring"], "block", calls=calls)
         odd = hood.rank == 1
         q = compressor({"name": "quantize", "bits": 4, "norm": norm if odd else "inf"})
         touched = odd or any(peer.rank == 1 for peer in hood.peers)

@@ -1,0 +1,134 @@
+"""Which rows go to a neighboring rank, which come from it, by which route, and the bytes that are copied for that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from decentral import kernels
+from decentral.graph import Graph
+from decentral.message import Message
+from decentral.neighborhood.base import HEADER, Neighborhood
+from decentral.state import Array
+
+Messages = tuple[Message, ...]
+ALIGN = 64
+"""The part of a rank begins at a multiple of this in a buffer, in bytes."""
+
+
+class Peer:
+    """A neighboring rank: which of our rows it needs and which rows come from it, in one order on both sides.
+
+    give, get  own rows that it needs, and rows of ours that it fills: known rows of agents, arc rows
+    there      where the rows of `get` are among all rows that leave that rank;  leaves: how many these are
+    edges      the arcs into us
+    """
+
+    def __init__(self, hood: Neighborhood, rank: int, owner: Array):
+        self.rank = rank
+        arcs = np.flatnonzero(owner[hood.known[hood.head]] == rank)  # our arcs i→j with j there, by (i, j)
+        halo = hood.n + np.flatnonzero(owner[hood.known[hood.n :]] == rank)
+        needed = np.zeros(hood.n, bool)
+        needed[hood.tail[arcs]] = True
+        graph = hood.graph
+        into = graph.reverse[hood.arcs[arcs]]  # their arcs j→i; they send them sorted by (j, i)
+        self.give = {"agents": np.flatnonzero(needed), "arcs": arcs}
+        self.get = {"agents": halo, "arcs": arcs[np.argsort(into)]}
+        out = leaving(graph, rank, owner)
+        self.there = {"agents": np.searchsorted(out["agents"], hood.known[halo]), "arcs": np.searchsorted(out["arcs"], np.sort(into))}
+        self.leaves = {kind: len(ids) for kind, ids in out.items()}
+        self.edges = [(int(graph.tail[a]), int(graph.head[a])) for a in into]
+
+
+def leaving(graph: Graph, rank: int, owner: Array) -> dict[str, Array]:
+    """Ids of the agents of a rank that have neighbors on other ranks, and of the arcs that lead there; sorted."""
+    own = np.flatnonzero(owner == rank)
+    counts = graph.ptr[own + 1] - graph.ptr[own]
+    arcs = np.arange(counts.sum()) + np.repeat(graph.ptr[own] - np.cumsum(counts) + counts, counts)
+    arcs = arcs[owner[graph.head[arcs]] != rank]
+    return {"agents": np.unique(graph.tail[arcs]), "arcs": arcs}
+
+
+def runs(rows: Array, others: Array) -> list[tuple[int, int, int]]:
+    """(row, other row, count) of the stretches in which both go up by one."""
+    breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(others) != 1)) + 1
+    starts = [0, *breaks.tolist()] if len(rows) else []
+    ends = [*breaks.tolist(), len(rows)]
+    return [(int(rows[a]), int(others[a]), b - a) for a, b in zip(starts, ends, strict=False)]
+
+
+class Route:
+    """How the rows of one form of exchange reach some of the peers.
+
+    buffer   uint8, where their messages lie when `wait` returns, until the next `start`
+    headers  (peers,) int64, where in it their headers are
+    pieces   (from, message, row, count): the rows of message number `message` there, and where they belong
+    """
+
+    def __init__(self, peers: list[Peer]):
+        self.peers = peers
+        self.buffer = np.empty(0, np.uint8)
+        self.headers = np.empty(0, np.int64)
+        self.pieces: list[tuple[int, int, int, int]] = []
+
+    def start(self, messages: Messages, header: bytes) -> None:
+        """Send our rows and this header to each peer."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Return when the messages of all peers are here."""
+        raise NotImplementedError
+
+    def free(self) -> None:
+        """Release what MPI holds."""
+
+
+class Layout:
+    """Where the parts of the peers lie in a buffer, one after the other: header, then rows."""
+
+    def __init__(self) -> None:
+        self.starts: list[int] = []
+        self.sizes: list[int] = []
+        self.end = 0
+
+    def begin(self) -> int:
+        """The place of the header of the next peer."""
+        self.starts.append(-(-self.end // ALIGN) * ALIGN)
+        self.sizes.append(0)
+        return self.add(HEADER)
+
+    def add(self, nbytes: int) -> int:
+        """The place of the next bytes of this peer."""
+        at = self.starts[-1] + self.sizes[-1]
+        self.sizes[-1] += nbytes
+        self.end = at + nbytes
+        return at
+
+    def of(self, buffer: Array) -> list[Array]:
+        """The part of each peer."""
+        return [buffer[a : a + size] for a, size in zip(self.starts, self.sizes, strict=True)]
+
+
+def table(pieces: list[tuple[int, int, int, int, int]]) -> Array:
+    """What `move` reads of pieces (source, from, target, to, bytes): (pieces, 5) int64."""
+    return np.array(pieces, np.int64).reshape(-1, 5)
+
+
+def move(pieces: Array, sources: tuple[Any, ...], targets: tuple[Array, ...]) -> None:
+    """Copy the pieces of a `table`; offsets in bytes."""
+    if kernels.wire is not None:
+        kernels.wire.move(pieces, sources, targets)
+        return
+    flat = [memoryview(s).cast("B") for s in sources]
+    into = [t.reshape(-1).view(np.uint8) for t in targets]
+    for source, at, target, to, size in pieces.tolist():
+        into[target][to : to + size] = flat[source][at : at + size]
+
+
+def unlike(buffer: Array, offsets: Array, header: bytes) -> list[int]:
+    """Indices of the offsets (peers,) int64 at which the buffer does not hold the header."""
+    if kernels.wire is not None:
+        found: list[int] = kernels.wire.unlike(buffer, offsets, header)
+        return found
+    return [i for i, at in enumerate(offsets.tolist()) if buffer[at : at + HEADER].tobytes() != header]

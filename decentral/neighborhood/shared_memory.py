@@ -1,0 +1,114 @@
+"""Memory that the ranks of one machine share: what a rank posts there, its neighbors read where it lies.
+
+    place of a rank:  header, 16 bytes | count of the ranks that sleep until it changes | from byte 64 the rows that leave the rank
+
+The rows of a message are there once, however many ranks read them. Nobody asks whether a place is free: each rank has two,
+used in turns, and posts exchange t + 2 over t only when it has read what its neighbors posted in t + 1, which they did
+after they had read t. The number of the exchange is the last that is written of a header; who waits for it looks at it, then
+sleeps until the kernel wakes it, so that a waiting rank leaves its core to a working one.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from decentral import kernels
+from decentral.neighborhood.pieces import ALIGN, Messages, Peer, Route, move, runs, table
+from decentral.state import Array
+
+FOLDER = Path("/dev/shm")
+SPINS = 2000
+"""Looks before a rank sleeps, where each has a core of its own: some 50 µs."""
+NAP = 2e-3
+"""Seconds of sleep after which a waiting rank lets MPI move what it still has to move; doubled up to 64 times."""
+
+
+class Machine:
+    """The ranks that share this one's memory. COLLECTIVE over them.
+
+    comm : the communicator of these ranks;  ranks : their numbers among all;  progress : lets MPI work
+    """
+
+    def __init__(self, comm: Any, ranks: list[int], progress: Callable[[], Any]):
+        self.comm, self.ranks, self.progress = comm, ranks, progress
+        cores = os.sched_getaffinity(0)
+        every = comm.allgather((secrets.token_hex(8), sorted(cores)))
+        self._token, self._made = every[0][0], 0
+        self.spins = SPINS if sum(bool(cores & set(others)) for _, others in every) <= len(cores) else 0
+
+    def memory(self, nbytes: int) -> tuple[Array, dict[int, int]]:
+        """Two halves (2, bytes) uint8 of zeros that all ranks see, and where in a half each rank's `nbytes` begin. COLLECTIVE.
+
+        Raises MemoryError on all of them where there is no room.
+        """
+        sizes = np.array(self.comm.allgather(-(-nbytes // ALIGN) * ALIGN))
+        self._made += 1
+        path, whole = FOLDER / f"decentral-{self._token}-{self._made}", int(sizes.sum())
+        memory = None
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.posix_fallocate(file, 0, 2 * whole)  # no room is an error here, and not a crash in a round
+                memory = mmap.mmap(file, 2 * whole)
+            finally:
+                os.close(file)
+        except OSError:
+            pass
+        mapped = self.comm.allgather(memory is not None)
+        if self.comm.rank == 0:
+            path.unlink(missing_ok=True)  # the memory lives as long as who uses it
+        if memory is None or not all(mapped):
+            raise MemoryError
+        starts = dict(zip(self.ranks, (np.cumsum(sizes) - sizes).tolist(), strict=True))
+        return np.frombuffer(memory, np.uint8).reshape(2, whole), starts
+
+
+def usable() -> bool:
+    """Can this process share memory with others, and sleep until it changes?"""
+    return hasattr(kernels.wire, "wait") and FOLDER.is_dir()
+
+
+class Shared(Route):
+    """By way of memory, to the peers on this machine.
+
+    rows : of each message, the own rows that leave this rank
+    Raises MemoryError on all ranks of the machine where there is no room. COLLECTIVE over them.
+    """
+
+    def __init__(self, machine: Machine, rank: int, peers: list[Peer], messages: Messages, rows: list[Array]):
+        super().__init__(peers)
+        sizes = [m.row_bytes for m in messages]
+        self._machine, self._turn, self._was = machine, 0, 0
+        self._halves, starts = machine.memory(ALIGN + sum(len(own) * size for own, size in zip(rows, sizes, strict=True)))
+        self._at = starts[rank]
+        self.headers = np.array([starts[p.rank] for p in peers], np.int64)
+        for peer in peers:
+            at = starts[peer.rank] + ALIGN
+            for i, (message, size) in enumerate(zip(messages, sizes, strict=True)):
+                there, get = peer.there[message.kind], peer.get[message.kind]
+                self.pieces += [(at + a * size, i, b, count) for a, b, count in runs(there, get)]
+                at += peer.leaves[message.kind] * size
+        pack, at = [], self._at + ALIGN
+        for i, (own, size) in enumerate(zip(rows, sizes, strict=True)):
+            pack += [(i, a * size, 0, at + b * size, count * size) for a, b, count in runs(own, np.arange(len(own)))]
+            at += len(own) * size
+        self._pack = table(pack)
+
+    def start(self, messages: Messages, header: bytes) -> None:
+        self._turn = 1 - self._turn
+        self.buffer = self._halves[self._turn]
+        move(self._pack, tuple([m.payload for m in messages]), (self.buffer,))
+        self._was = kernels.wire.post(self.buffer, self._at, header)
+
+    def wait(self) -> None:
+        nap = NAP
+        while not kernels.wire.wait(self.buffer, self.headers, self._was, self._machine.spins, nap):
+            self._machine.progress()
+            nap = min(2 * nap, 64 * NAP)
