@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,22 @@ class Message:
     """Compressed rows of one variable in one round; both ends use what `decode` gives.
 
     kind : "agents", one row for all neighbors of an agent, or "arcs", one row for the agent at the head
-    payload : (rows, row_bytes) uint8, the bytes that travel
+    payload : (rows, row_bytes) uint8, the bytes that travel; who `lent` the memory may ask for it back, see `keep`
     d, dtype : width and type of the decoded rows
     """
 
-    __slots__ = ("_decoded", "compressor", "d", "dtype", "kind", "payload", "round")
+    __slots__ = ("__weakref__", "_decoded", "compressor", "d", "dtype", "kind", "lent", "payload", "round")
 
     def __init__(self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int = 0):
         self.kind, self.payload, self.compressor = kind, payload, compressor
         self.d, self.dtype, self.round = d, dtype, round
         self._decoded: Array | None = None
+        self.lent = False
+
+    def keep(self) -> None:
+        """From now on the payload is in memory of its own."""
+        if self.lent:
+            self.payload, self.lent = self.payload.copy(), False
 
     @property
     def row_bytes(self) -> int:
@@ -52,6 +59,7 @@ class Message:
     def decode(self) -> Array:
         """(rows, d) what every receiver reads; the same array at each call, not to be written to."""
         if self._decoded is None:
+            self.keep()  # what comes back may be a view
             self._decoded = self.compressor.decode(self.payload, self.d, self.dtype)
         return self._decoded
 
@@ -69,6 +77,25 @@ class Message:
     def given(self, give: Callable[[Array], Array]) -> Message:
         """The same with the payload where `give` puts it."""
         return self.received(give(self.payload))
+
+
+class Place:
+    """Memory that is lent to the payload of one message after the other: rows (rows, row_bytes) uint8."""
+
+    def __init__(self, rows: Array):
+        self.rows = rows
+        self._holder: weakref.ref[Message] | None = None
+
+    def lend(self, message: Message) -> None:
+        """The payload of this message is now these rows."""
+        self._holder, message.lent = weakref.ref(message), True
+
+    def clear(self) -> None:
+        """The rows will be written: whoever has them as a payload keeps a copy."""
+        message = self._holder() if self._holder is not None else None
+        if message is not None:
+            message.keep()
+        self._holder = None
 
 
 class Scattered(Message):

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -37,6 +38,8 @@ def main(arguments: list[str]) -> int:
     table = rows(options.what, options.seconds, options.size)
     if table:
         show(table, options.json)
+    if options.what == "kernels" and not options.json and sys.modules.get("torch") is None:
+        print("PyTorch is not installed: pip install torch adds its rows.")
     return 0
 
 
@@ -64,7 +67,9 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     code = "compiled kernels" if inner.c is not None else f"NumPy only ({inner.why})"
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}, {code}"
+    torch = sys.modules.get("torch")  # there if it was compared with
+    packages = f"NumPy {np.__version__}" + (f", PyTorch {torch.__version__}" if torch else "")
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}, {code}"
 
 
 def show(table: list[dict[str, Any]], as_json: bool) -> None:

@@ -2,7 +2,9 @@
 
 What is compared, interleaved, the fastest of several windows each:
 
-    transport   `exchange` of packed rows; the same request started bare; fresh Isend/Irecv; pickled send/recv
+    transport   `exchange` of packed rows; the same request started bare; fresh Isend/Irecv; pickled send/recv.
+                4 MiB: first the exchange alone, of rows that were made where neighbors read them; then with the
+                time to make them of an array and to read what came into another
     averaging   the mean over neighbors of a float32 vector; bare: Isend/Irecv and NumPy
     methods     D-PSGD and exact diffusion, logistic regression, d = 100, 1000 samples an agent, full gradients;
                 bare: the same recursion on Isend/Irecv and NumPy
@@ -44,38 +46,43 @@ class Bare:
 
 
 def persistent_exchange(hood: MPINeighborhood, send: Array, into: Array, sizes: list[int], starts: list[int]) -> list[Any]:
-    """The least that MPI offers: a persistent neighborhood collective, or a pair of persistent requests per peer."""
-    if hood.calls == "collective":
-        return [hood.adjacent.Neighbor_alltoallv_init([send, sizes, starts, MPI.BYTE], [into, sizes, starts, MPI.BYTE])]
+    """The least that MPI offers: a persistent neighborhood collective, or before MPI 4 a pair of persistent requests per peer."""
+    ranks = [p.rank for p in hood.peers]
+    adjacent = hood.comm.Create_dist_graph_adjacent(ranks, ranks, reorder=False)  # type: ignore[attr-defined]
+    try:
+        return [adjacent.Neighbor_alltoallv_init([send, sizes, starts, MPI.BYTE], [into, sizes, starts, MPI.BYTE])]
+    except NotImplementedError:
+        pass
     made = []
-    for peer, size, at in zip(hood.peers, sizes, starts, strict=True):
-        made.append(hood.comm.Recv_init([into[at : at + size], MPI.BYTE], peer.rank, 79))
-        made.append(hood.comm.Send_init([send[at : at + size], MPI.BYTE], peer.rank, 79))
+    for rank, size, at in zip(ranks, sizes, starts, strict=True):
+        made.append(hood.comm.Recv_init([into[at : at + size], MPI.BYTE], rank, 79))
+        made.append(hood.comm.Send_init([send[at : at + size], MPI.BYTE], rank, 79))
     return made
 
 
 def race(comm: MPI.Comm, seconds: float, **bodies: Callable[[int], Any]) -> dict[str, float]:
-    """Seconds a call of each, the fastest of interleaved windows, the slowest rank. COLLECTIVE."""
+    """Seconds a call of each, the fastest of interleaved windows, the slowest rank. COLLECTIVE.
+
+    A body that returns a number is taken to have spent so many seconds on what is compared.
+    """
     best = dict.fromkeys(bodies, np.inf)
+
+    def window(body: Callable[[int], Any], count: int) -> float:
+        comm.Barrier()
+        start, told = time.perf_counter(), 0.0
+        for k in range(count):
+            told += found if isinstance(found := body(k), float) else 0.0
+        spent = np.array((told or time.perf_counter() - start) / count)
+        comm.Allreduce(MPI.IN_PLACE, spent, MPI.MAX)
+        return float(spent)
+
     counts = {}
     for name, body in bodies.items():  # how many calls fill a window
-        for count in (1, 4, 16):
-            comm.Barrier()
-            start = time.perf_counter()
-            for k in range(count):
-                body(k)
-            spent = np.array(time.perf_counter() - start)
-            comm.Allreduce(MPI.IN_PLACE, spent, MPI.MAX)
-        counts[name] = int(np.clip(seconds / 6 / max(float(spent) / 16, 1e-7), 3, 100_000))
+        tried = [window(body, count) for count in (1, 4, 16)]
+        counts[name] = int(np.clip(seconds / 6 / max(tried[-1], 1e-7), 3, 100_000))
     for _ in range(6):
         for name, body in bodies.items():
-            comm.Barrier()
-            start = time.perf_counter()
-            for k in range(counts[name]):
-                body(k)
-            spent = np.array((time.perf_counter() - start) / counts[name])
-            comm.Allreduce(MPI.IN_PLACE, spent, MPI.MAX)
-            best[name] = min(best[name], float(spent))
+            best[name] = min(best[name], window(body, counts[name]))
     return best
 
 
@@ -100,9 +107,8 @@ def rows(seconds: float) -> list[dict[str, Any]]:
 def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) -> None:
     comm, bare = hood.comm, Bare(hood)
     for size, name in ((1 << 10, "1 KiB"), (1 << 22, "4 MiB")):
-        message = Message("agents", np.ones((1, size), np.uint8), PLAIN, size // 8, np.dtype(np.float64))
-        receive = np.empty((len(bare.peers), size), np.uint8)
-        array = np.ones(size // 8)
+        x = np.random.default_rng(comm.rank).normal(size=(1, size // 8))
+        receive = np.empty((len(bare.peers), size // 8))
         sizes, starts = [size] * len(bare.peers), [size * i for i in range(len(bare.peers))]
         send, into = np.ones(size * len(bare.peers), np.uint8), np.empty(size * len(bare.peers), np.uint8)
         made = persistent_exchange(hood, send, into, sizes, starts)
@@ -111,27 +117,32 @@ def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) 
             MPI.Prequest.Startall(made)
             MPI.Request.Waitall(made)
 
-        def ours(k: int, message: Message = message) -> None:
+        def ours(k: int, x: Array = x) -> float:
+            message = hood.to_neighbors(PLAIN, x, k)
+            start = time.perf_counter()
             hood._finish(hood._start((message,)))
+            return time.perf_counter() - start
 
-        def fresh(k: int, message: Message = message, receive: Array = receive) -> None:
-            bare.exchange(message.payload, receive)
+        def whole(k: int, x: Array = x) -> None:
+            hood.exchange(hood.to_neighbors(PLAIN, x, k))
 
-        def pickled(k: int, array: Array = array) -> None:
-            requests = [comm.isend(array, p, 78) for p in bare.peers]
+        def fresh(k: int, x: Array = x, receive: Array = receive) -> None:
+            bare.exchange(x, receive)
+
+        def pickled(k: int, x: Array = x) -> None:
+            requests = [comm.isend(x, p, 78) for p in bare.peers]
             for p in bare.peers:
                 comm.recv(source=p, tag=78)
             MPI.Request.waitall(requests)
 
-        found = race(
-            comm, seconds,
-            ours=ours, persistent=persistent, fresh=fresh, pickled=pickled,
-        )  # fmt: skip
+        found = race(comm, seconds, ours=ours, whole=whole, persistent=persistent, fresh=fresh, pickled=pickled)
         for request in made:
             request.Free()
-        row(f"{name}, exchange against the bare persistent request", found["ours"], found["persistent"], hood.calls)
+        row(f"{name}, exchange against the bare persistent request", found["ours"], found["persistent"], hood.transport)
         row(f"{name}, exchange against Isend/Irecv", found["ours"], found["fresh"])
         row(f"{name}, exchange against pickled send/recv", found["ours"], found["pickled"])
+        row(f"{name}, array to array against Isend/Irecv", found["whole"], found["fresh"])
+        row(f"{name}, array to array against pickled send/recv", found["whole"], found["pickled"])
 
 
 def _averaging(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., None]) -> None:

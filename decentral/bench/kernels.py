@@ -4,7 +4,9 @@
 
 A ratio is a time over that of `numpy.copyto` of the same float32 array in the same run. "stock" is what one would
 write without this project: NumPy for the quantizer (the plain text of the same function), `numpy.argpartition` of the
-magnitudes for top-k, `numpy.packbits` for signs; and PyTorch where it is installed.
+magnitudes for top-k, `numpy.packbits` for signs; and, where it is installed, PyTorch on one thread: `torch.topk` of the
+magnitudes, unsorted, and the quantizer in eager operations. What is freed is kept for the next array, as in a run. That
+helps whoever makes large temporaries, as PyTorch does here: in a process without it, eager PyTorch takes longer.
 """
 
 from __future__ import annotations
@@ -20,6 +22,9 @@ from decentral import kernels
 from decentral.compressors import NormSign, Quantize, RandK, TopK, TopKQuantize
 from decentral.random import Key
 from decentral.state import Array
+
+BLOCK = 1024
+"""Entries under one scale."""
 
 ROWS = 3
 """Known rows in the row "a round": the own and two neighbors'."""
@@ -89,7 +94,7 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
 
     torch = _torch()
     for bits in (2, 4, 8):
-        q = Quantize(bits=bits, block=1024)
+        q = Quantize(bits=bits, block=BLOCK)
 
         def encode(q: Quantize = q) -> Array:
             return q.encode(x, key)
@@ -98,10 +103,10 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
         stock = {"NumPy": plain(encode)} if bits == 4 else {}
         if torch is not None and bits in (4, 8):
             stock["PyTorch eager"] = _torch_quantize(torch, x, bits)
-        add(f"quantize {bits} bits", encode, stock, payload.shape[1], bits * n + 32 * (-(-n // 1024)))
+        add(f"quantize {bits} bits", encode, stock, payload.shape[1], bits * n + 32 * (-(-n // BLOCK)))
         if bits == 4:
             twice("quantize 4 bits", encode)
-    q4, u = Quantize(bits=4, block=1024), np.zeros((1, n), np.float32)
+    q4, u = Quantize(bits=4, block=BLOCK), np.zeros((1, n), np.float32)
     payload = q4.encode(x, key)
     one_scale = Quantize(bits=4, block=0)
     add("quantize 4 bits, one scale", lambda: one_scale.encode(x, key), {})
@@ -149,6 +154,7 @@ def _binary_entropy(p: float) -> float:
 
 
 def _torch() -> Any:
+    """PyTorch on one thread, or None."""
     try:
         import torch
     except ImportError:
@@ -157,14 +163,25 @@ def _torch() -> Any:
     return torch
 
 
-def _torch_quantize(torch: Any, x: Array, bits: int) -> Callable[[], Any]:
-    """The same arithmetic by PyTorch, eager: block scales, dither, packed into bytes."""
-    v, levels, n = torch.from_numpy(x[0]), 2 ** (bits - 1) - 1, x.shape[1] // 1024 * 1024
+def _torch_quantize(torch: Any, x: Array, bits: int) -> Callable[[], list[tuple[Any, Any]]]:
+    """A call that quantizes x to 4 or 8 bits: the arithmetic of `grid` in eager PyTorch, with PyTorch's random numbers.
 
-    def run() -> Any:
-        blocks = v[:n].view(-1, 1024)
-        scale = blocks.abs().amax(dim=1, keepdim=True)
-        codes = torch.floor(blocks * (levels / scale) + torch.rand(blocks.shape)).add_(levels).to(torch.uint8).view(-1)
-        return codes if bits == 8 else codes[0::2] | codes[1::2] << 4
+    It returns the scales (blocks, 1), float32, and the codes (blocks, 128 · bits), uint8, of the whole blocks and of the
+    padded rest. Operations are in place where they can be. At 4 bits entries j and j + 512 of a block share a byte: each
+    operation then runs along memory.
+    """
+    v, top = torch.from_numpy(x[0]), 2**bits - 2
+    whole = v.numel() // BLOCK * BLOCK
+    parts = [v[:whole].view(-1, BLOCK)] if whole else []
+    if whole < v.numel():
+        parts.append(torch.nn.functional.pad(v[whole:], (0, BLOCK - v.numel() + whole))[None])
 
-    return run
+    def encode(blocks: Any) -> tuple[Any, Any]:
+        scale = blocks.abs().amax(dim=1, keepdim=True).clamp_(min=2.0**-110)
+        levels = torch.rand(blocks.shape).add_(top / 2).addcmul_(blocks, top / 2 / scale)
+        codes = levels.to(torch.uint8).clamp_(max=top)  # cut towards 0: floor, as none is below 0 but by rounding
+        if bits == 4:
+            codes = codes[:, BLOCK // 2 :].bitwise_left_shift(4).bitwise_or_(codes[:, : BLOCK // 2])
+        return scale, codes
+
+    return lambda: [encode(blocks) for blocks in parts]

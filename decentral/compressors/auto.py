@@ -101,6 +101,8 @@ def seconds_of(methods: list[Any], hood: Neighborhood, oracle: Oracle, d: int, a
             best[i] = min(best[i], _window(method, hood, oracle, d, auto))
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
+    for method in methods:
+        hood.forget(method.compressor)  # type: ignore[attr-defined]
     return best.tolist()
 
 

@@ -39,6 +39,10 @@ class Compressor(Protocol):
         """Rows (rows, d) from payload alone. Raises TransportError for bytes that no encoder makes."""
         ...
 
+    def encode_into(self, v: Array, key: Key, payload: Array) -> None:
+        """`encode` to bytes that are there, (rows, nbytes) uint8. This text is the definition, as below."""
+        payload[...] = self.encode(v, key)
+
     def decode_into(self, payload: Array, out: Array) -> None:
         """`decode` to rows that are there, (rows, d). This text is the definition, as below."""
         out[...] = self.decode(payload, out.shape[1], out.dtype)
@@ -73,8 +77,11 @@ class Compressor(Protocol):
         """Contraction δ of a row of d entries; None where none is known for every v."""
         ...
 
-    def saturated(self, v: Array) -> int:
-        """Entries of v (rows, d) beyond the range of the compressor, which it clips; none where scales follow v."""
+    def saturated(self, v: Array) -> Any:
+        """Entries of v (rows, d) beyond the range of the compressor, which it clips; none where scales follow v.
+
+        An int; on a device an array (), so that nobody waits for it.
+        """
         return 0
 
     @property

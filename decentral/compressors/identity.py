@@ -21,10 +21,13 @@ class Identity(Compressor):
 
     def encode(self, v: Array, key: Key) -> Array:
         _, empty = kernels.of(v)
-        sent: Array = empty(v.shape, v.dtype)  # a copy: the state may change before the message has left
-        if not copy_finite(v, sent, to_send=True):
+        payload: Array = empty((len(v), self.nbytes(v.shape[1], v.dtype)), np.uint8)
+        self.encode_into(v, key, payload)  # a copy: the state may change before the message has left
+        return payload
+
+    def encode_into(self, v: Array, key: Key, payload: Array) -> None:
+        if not copy_finite(v, payload.view(v.dtype), to_send=True):
             refuse_non_finite(v)
-        return sent.view(np.uint8)
 
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         v = x - u

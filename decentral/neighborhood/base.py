@@ -22,7 +22,7 @@ import numpy as np
 
 from decentral import kernels
 from decentral.errors import NonFiniteError
-from decentral.message import Message
+from decentral.message import Message, Place
 from decentral.random import Key, Purpose
 from decentral.state import Agents, Arcs, Array, Known, blend
 
@@ -49,7 +49,7 @@ class Neighborhood:
         device  where the rows lie, and with them tail, head, ptr, degree and weights; None: all on the CPU
         wire_bytes  bytes sent by the own agents so far, one framed message per arc and exchange
         ideal_bits  the same as the papers count them
-        saturated   entries of own messages that a compressor clipped so far
+        saturated   entries of own messages that a compressor clipped so far; who reads it waits for a device that counts
     """
 
     rank = 0
@@ -85,7 +85,7 @@ class Neighborhood:
         self._slots = self._plan_slots(counts)
         self.wire_bytes = 0
         self.ideal_bits = 0.0
-        self.saturated = 0
+        self._clipped: Any = 0  # on a device once it counts
         self._sent = 0
         self._costs: dict[tuple[Any, ...], tuple[int, float, list[Compressor]]] = {}
 
@@ -207,13 +207,24 @@ class Neighborhood:
         key = Key(self.seed, purpose + 16 * stream, k, ids)
         if self.device is not None:
             self.device.round = k
+        place = self._place(kind, compressor, v) if u is None else None
         try:
-            payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
+            if place is not None:
+                compressor.encode_into(v, key, payload := place.rows)
+            else:
+                payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
         except NonFiniteError as error:
             raise self._diverged(kind, error, k) from None
         if not compressor.relative:
-            self.saturated += compressor.saturated(v if u is None else v - u)
-        return Message(kind, payload, compressor, v.shape[1], v.dtype, k)
+            self._clipped = self._clipped + compressor.saturated(v if u is None else v - u)
+        message = Message(kind, payload, compressor, v.shape[1], v.dtype, k)
+        if place is not None:
+            place.lend(message)
+        return message
+
+    def _place(self, kind: str, compressor: Compressor, v: Array) -> Place | None:
+        """Memory from which the message of v can be sent without a copy; None where there is none."""
+        return None
 
     def _diverged(self, kind: str, error: NonFiniteError, k: int) -> NonFiniteError:
         agents = self.agents[error.rows] if kind == "agents" else np.unique(self.graph.tail[self.arcs[error.rows]])
@@ -285,13 +296,25 @@ class Neighborhood:
         """Bytes that this process really sent to other processes."""
         return self._sent
 
-    def meters(self) -> tuple[int, float, int, int]:
-        """What was counted so far; `put_back` makes as if nothing had been sent since."""
-        return self.wire_bytes, self.ideal_bits, self.saturated, self._sent
+    @property
+    def saturated(self) -> int:
+        return self._clipped if isinstance(self._clipped, int) else int(self.take(self._clipped))
 
-    def put_back(self, meters: tuple[int, float, int, int]) -> None:
+    @saturated.setter
+    def saturated(self, count: int) -> None:
+        self._clipped = int(count)
+
+    def meters(self) -> tuple[int, float, Any, int]:
+        """What was counted so far; `put_back` makes as if nothing had been sent since."""
+        return self.wire_bytes, self.ideal_bits, self._clipped, self._sent
+
+    def put_back(self, meters: tuple[int, float, Any, int]) -> None:
         """Set the meters to what `meters` returned."""
-        self.wire_bytes, self.ideal_bits, self.saturated, self._sent = meters
+        self.wire_bytes, self.ideal_bits, self._clipped, self._sent = meters
+
+    def forget(self, compressor: Compressor) -> None:
+        """Release what was made for the messages of a compressor that will send no more."""
+        self._costs = {form: cost for form, cost in self._costs.items() if all(c is not compressor for c in cost[2])}
 
     def close(self) -> None:
         """Release what the transport holds. COLLECTIVE."""

@@ -21,15 +21,16 @@ with warnings.catch_warnings():  # of a launcher that belongs to another MPI: `w
 
 from decentral.compressors import Identity
 from decentral.errors import TransportError
-from decentral.message import Message
+from decentral.message import Message, Place
 from decentral.neighborhood.base import Neighborhood
 from decentral.neighborhood.mpi_exchange import Exchange
 from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
-from decentral.neighborhood.shared_memory import Machine, usable
+from decentral.neighborhood.shared_memory import Machine, Shared, usable
 from decentral.state import Array
 
 if TYPE_CHECKING:
+    from decentral.compressors import Compressor
     from decentral.graph import Graph, MixingMatrix
 
 CALLS = ("auto", "collective", "pairs")
@@ -86,11 +87,15 @@ class MPINeighborhood(Neighborhood):
         self.local = np.flatnonzero(here)  # arcs between two own agents, and their opposites
         self.opposite = np.searchsorted(self.arcs, graph.reverse[self.arcs[self.local]])
         self.adjacent: Any = None
+        self.tag = 0  # of the form of exchange that was made last
         self.exchanges: dict[tuple[Any, ...], Exchange] = {}
+        self._lenders: dict[tuple[Any, ...], tuple[Shared, int] | None] = {}
         self._number = 0
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
+        self._watch.waiting = (time.monotonic(), 0, None)
         self.calls, self.latency, meeting = self._choose(calls)
+        self._watch.waiting = None
         words = {"memory": "", "collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
         ways = [*["shared memory"] * (self.machine is not None), *[words[self.calls]] * (self.calls != "memory")]
         self.transport = f"{' and '.join(ways)}, {self.latency * 1e6:.0f} µs for 1 KiB{self.transport}"
@@ -161,6 +166,10 @@ class MPINeighborhood(Neighborhood):
                 f"({digests[odd[0]]} against {digests[0]}): give all ranks the same files and installation"
             )
 
+    def _place(self, kind: str, compressor: Compressor, v: Array) -> Place | None:
+        lender = self._lenders.get((kind, id(compressor), v.shape[1], v.dtype)) if self._lenders else None
+        return None if lender is None or self.device is not None else lender[0].place(lender[1])
+
     def _start(self, messages: tuple[Message, ...]) -> Any:
         if self.device is not None:  # the one place of a round where the CPU waits for the device
             payloads = self._fetch(*[m.payload for m in messages])
@@ -168,7 +177,12 @@ class MPINeighborhood(Neighborhood):
         form = tuple([m.form for m in messages])
         exchange = self.exchanges.get(form)
         if exchange is None:
+            self._watch.waiting = (time.monotonic(), messages[0].round, None)
             exchange = self.exchanges[form] = Exchange(self, messages)
+            self._watch.waiting = None
+            if exchange.large and exchange.shared is not None:
+                for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
+                    self._lenders[one] = None if one in self._lenders else (exchange.shared, i)
         self._number += 1
         exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF)
         self._sent += exchange.nbytes
@@ -185,6 +199,15 @@ class MPINeighborhood(Neighborhood):
             raise TransportError(f"{who} {exchange.mismatch(found)}")
         received = exchange.received(messages)
         return received if self.device is None else [m.given(self.give) for m in received]
+
+    def forget(self, compressor: Compressor) -> None:
+        super().forget(compressor)
+        for form, exchange in list(self.exchanges.items()):
+            if any(c is compressor for c in exchange.compressors):
+                exchange.free()
+                del self.exchanges[form]
+                for one in form:
+                    self._lenders.pop(one, None)
 
     def sum(self, values: Array) -> Array:
         out = np.empty_like(values)
@@ -244,7 +267,7 @@ class Watchdog(threading.Thread):
     def __init__(self, hood: MPINeighborhood, timeout: float):
         super().__init__(daemon=True, name="decentral-watchdog")
         self.hood, self.timeout = hood, timeout
-        self.waiting: tuple[float, int, Exchange] | None = None  # since when, in which round, for what
+        self.waiting: tuple[float, int, Exchange | None] | None = None  # since when, in which round, for what (None: to begin)
         self._over = threading.Event()
         if timeout > 0:
             self.start()
@@ -255,12 +278,14 @@ class Watchdog(threading.Thread):
             if waiting is None or time.monotonic() - waiting[0] < self.timeout:
                 continue
             since, k, exchange = waiting
-            peer = [*exchange.missing(), *self.hood.peers][0]
+            peer = [*(exchange.missing() if exchange is not None else []), *self.hood.peers][0]
             arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
+            what = f"rank {peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it"
+            if exchange is None:
+                what = "the other ranks, to begin an exchange of a new form. Are they alive, and do they"
             abort(
-                f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for rank "
-                f"{peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it run the same rounds? "
-                f"The limit is transport.timeout = {self.timeout:g} s"
+                f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for {what} "
+                f"run the same rounds? The limit is transport.timeout = {self.timeout:g} s"
             )
 
     def stop(self) -> None:

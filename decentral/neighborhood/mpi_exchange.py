@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from mpi4py import MPI
 
+from decentral.errors import TransportError
 from decentral.message import Message, Scattered
 from decentral.neighborhood.base import HEADER
-from decentral.neighborhood.pieces import Layout, Messages, Peer, Route, move, runs, table, unlike
+from decentral.neighborhood.pieces import Layout, Messages, Peer, Route, marked, move, runs, table, unlike
 from decentral.neighborhood.shared_memory import Shared
 from decentral.state import Array
 
@@ -49,19 +50,27 @@ class Exchange:
         self.what = " and ".join(f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}" for m in messages)
         self.digest = zlib.crc32(self.what.encode())
         self.header = b""
+        self.pending = False
         self.nbytes = sum(HEADER + sum(len(p.give[m.kind]) * m.row_bytes for m in messages) for p in hood.peers)
         self.routes: list[Route] = []
-        far, calls = hood.far, hood.calls
+        self.shared: Shared | None = None
+        hood.tag += 1  # on all ranks alike; the routes have different peers
+        by_mpi = [(hood.far, hood.calls)]
         if hood.machine is not None:
-            rows = [np.unique(np.concatenate([p.give[m.kind] for p in hood.peers])) for m in messages]
+            rows = [marked(np.concatenate([p.give[m.kind] for p in hood.peers]), len(m.payload)) for m in messages]
             try:
-                shared = Shared(hood.machine, hood.rank, hood.near, messages, rows)
-                self.routes += [shared] * bool(hood.near)
-            except MemoryError:  # as if these peers were elsewhere
-                far, calls = hood.peers, "pairs"
+                shared = Shared(hood.machine, hood.rank, hood.near, messages, rows, self.large)
+                if hood.near:
+                    self.routes.append(shared)
+                    self.shared = shared
+            except MemoryError:  # the other machines may have room
+                by_mpi.append((hood.near, "pairs"))
                 hood.transport += f", no room in shared memory for rows of {sum(row_bytes):,} B"
-        if far:
-            self.routes.append(Direct(hood, far, messages) if self.large else Staged(hood, far, messages, calls))
+        for peers, calls in by_mpi:
+            if self.large and peers:
+                self.routes.append(Direct(hood, peers, messages))
+            elif not self.large and (peers or calls == "collective"):  # a collective is made by all ranks
+                self.routes.append(Staged(hood, peers, messages, calls))
         # rows that stay here, for each message: what they are among its rows, and among those that come back
         own = np.arange(hood.n)
         self.here = [runs(own, own) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
@@ -73,6 +82,9 @@ class Exchange:
         self._unpack = table(pieces)
 
     def start(self, messages: Messages, k: int, number: int) -> None:
+        if self.pending:
+            raise TransportError(f"an exchange of {self.what} was started while one like it was not finished")
+        self.pending = True
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
         for route in self.routes:
             route.start(messages, self.header)
@@ -80,6 +92,7 @@ class Exchange:
     def wait(self) -> tuple[Peer, bytes] | None:
         for route in reversed(self.routes):  # MPI first: it works while we wait in it
             route.wait()
+        self.pending = False
         for route in self.routes:
             for index in unlike(route.buffer, route.headers, self.header):
                 return route.peers[index], _header_of(route, index)
@@ -132,7 +145,7 @@ class Arriving(Route):
 
     def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages):
         super().__init__(peers)
-        self.comm, self.tag, self.layout = hood.comm, len(hood.exchanges), Layout()
+        self.comm, self.tag, self.layout = hood.comm, hood.tag, Layout()
         for peer in peers:
             self.layout.begin()
             for i, message in enumerate(messages):

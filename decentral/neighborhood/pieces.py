@@ -29,11 +29,9 @@ class Peer:
         self.rank = rank
         arcs = np.flatnonzero(owner[hood.known[hood.head]] == rank)  # our arcs i→j with j there, by (i, j)
         halo = hood.n + np.flatnonzero(owner[hood.known[hood.n :]] == rank)
-        needed = np.zeros(hood.n, bool)
-        needed[hood.tail[arcs]] = True
         graph = hood.graph
         into = graph.reverse[hood.arcs[arcs]]  # their arcs j→i; they send them sorted by (j, i)
-        self.give = {"agents": np.flatnonzero(needed), "arcs": arcs}
+        self.give = {"agents": marked(hood.tail[arcs], hood.n), "arcs": arcs}
         self.get = {"agents": halo, "arcs": arcs[np.argsort(into)]}
         out = leaving(graph, rank, owner)
         self.there = {"agents": np.searchsorted(out["agents"], hood.known[halo]), "arcs": np.searchsorted(out["arcs"], np.sort(into))}
@@ -47,7 +45,14 @@ def leaving(graph: Graph, rank: int, owner: Array) -> dict[str, Array]:
     counts = graph.ptr[own + 1] - graph.ptr[own]
     arcs = np.arange(counts.sum()) + np.repeat(graph.ptr[own] - np.cumsum(counts) + counts, counts)
     arcs = arcs[owner[graph.head[arcs]] != rank]
-    return {"agents": np.unique(graph.tail[arcs]), "arcs": arcs}
+    return {"agents": marked(graph.tail[arcs], graph.n_agents), "arcs": arcs}
+
+
+def marked(ids: Array, count: int) -> Array:
+    """The different ones of ids below `count`, sorted."""
+    found = np.zeros(count, bool)
+    found[ids] = True
+    return np.flatnonzero(found)
 
 
 def runs(rows: Array, others: Array) -> list[tuple[int, int, int]]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from decentral import kernels
+from decentral.message import Place
 from decentral.neighborhood.pieces import ALIGN, Messages, Peer, Route, move, runs, table
 from decentral.state import Array
 
@@ -28,6 +29,9 @@ SPINS = 2000
 """Looks before a rank sleeps, where each has a core of its own: some 50 µs."""
 NAP = 2e-3
 """Seconds of sleep after which a waiting rank lets MPI move what it still has to move; doubled up to 64 times."""
+
+SPARE = 4 << 20
+"""Bytes a rank that are left to others: MPI's own memory there grows later, and crashes where it cannot."""
 
 
 class Machine:
@@ -46,28 +50,41 @@ class Machine:
     def memory(self, nbytes: int) -> tuple[Array, dict[int, int]]:
         """Two halves (2, bytes) uint8 of zeros that all ranks see, and where in a half each rank's `nbytes` begin. COLLECTIVE.
 
-        Raises MemoryError on all of them where there is no room.
+        Raises MemoryError on all of them where there is no room, or no memory in common.
         """
-        sizes = np.array(self.comm.allgather(-(-nbytes // ALIGN) * ALIGN))
         self._made += 1
-        path, whole = FOLDER / f"decentral-{self._token}-{self._made}", int(sizes.sum())
-        memory = None
+        sizes: list[int] = self.comm.allgather(aligned(nbytes))
+        whole, starts = sum(sizes), [sum(sizes[:i]) for i in range(len(sizes))]
+        path, file, mine = FOLDER / f"decentral-{self._token}-{self._made}", -1, None
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                os.posix_fallocate(file, 0, 2 * whole)  # no room is an error here, and not a crash in a round
-                memory = mmap.mmap(file, 2 * whole)
-            finally:
-                os.close(file)
+            mine = os.fstat(file).st_dev, os.fstat(file).st_ino
         except OSError:
             pass
-        mapped = self.comm.allgather(memory is not None)
-        if self.comm.rank == 0:
-            path.unlink(missing_ok=True)  # the memory lives as long as who uses it
-        if memory is None or not all(mapped):
+        files: list[tuple[int, int] | None] = self.comm.allgather(mine)
+        if self.comm.rank == 0 or mine != files[0]:  # the memory lives as long as who uses it
+            path.unlink(missing_ok=True)
+        memory = None
+        try:
+            if mine is not None and all(other == mine for other in files):
+                os.ftruncate(file, 2 * whole)
+                for half in (0, whole):  # no room is an error here, and not a crash in a round; each rank its own, near its core
+                    os.posix_fallocate(file, half + starts[self.comm.rank], sizes[self.comm.rank])
+                left = os.fstatvfs(file)
+                if left.f_bavail * left.f_frsize >= SPARE * len(sizes):
+                    memory = mmap.mmap(file, 2 * whole)
+        except OSError:
+            pass
+        if file >= 0:
+            os.close(file)
+        if not all(self.comm.allgather(memory is not None)) or memory is None:
             raise MemoryError
-        starts = dict(zip(self.ranks, (np.cumsum(sizes) - sizes).tolist(), strict=True))
-        return np.frombuffer(memory, np.uint8).reshape(2, whole), starts
+        return np.frombuffer(memory, np.uint8).reshape(2, whole), dict(zip(self.ranks, starts, strict=True))
+
+
+def aligned(nbytes: int) -> int:
+    """The next multiple of ALIGN."""
+    return -(-nbytes // ALIGN) * ALIGN
 
 
 def usable() -> bool:
@@ -78,15 +95,15 @@ def usable() -> bool:
 class Shared(Route):
     """By way of memory, to the peers on this machine.
 
-    rows : of each message, the own rows that leave this rank
+    rows : of each message, the own rows that leave this rank;  large : are payloads worth being made in this memory
     Raises MemoryError on all ranks of the machine where there is no room. COLLECTIVE over them.
     """
 
-    def __init__(self, machine: Machine, rank: int, peers: list[Peer], messages: Messages, rows: list[Array]):
+    def __init__(self, machine: Machine, rank: int, peers: list[Peer], messages: Messages, rows: list[Array], large: bool):
         super().__init__(peers)
         sizes = [m.row_bytes for m in messages]
         self._machine, self._turn, self._was = machine, 0, 0
-        self._halves, starts = machine.memory(ALIGN + sum(len(own) * size for own, size in zip(rows, sizes, strict=True)))
+        self._halves, starts = machine.memory(ALIGN + sum(aligned(len(own) * size) for own, size in zip(rows, sizes, strict=True)))
         self._at = starts[rank]
         self.headers = np.array([starts[p.rank] for p in peers], np.int64)
         for peer in peers:
@@ -94,17 +111,39 @@ class Shared(Route):
             for i, (message, size) in enumerate(zip(messages, sizes, strict=True)):
                 there, get = peer.there[message.kind], peer.get[message.kind]
                 self.pieces += [(at + a * size, i, b, count) for a, b, count in runs(there, get)]
-                at += peer.leaves[message.kind] * size
-        pack, at = [], self._at + ALIGN
+                at += aligned(peer.leaves[message.kind] * size)
+        pack: list[list[tuple[int, int, int, int, int]]] = []
+        self._places: list[list[Place]] = [[], []]  # of each half and message
+        self._whole = [len(own) == len(m.payload) for own, m in zip(rows, messages, strict=True)]
+        at = self._at + ALIGN
         for i, (own, size) in enumerate(zip(rows, sizes, strict=True)):
-            pack += [(i, a * size, 0, at + b * size, count * size) for a, b, count in runs(own, np.arange(len(own)))]
-            at += len(own) * size
-        self._pack = table(pack)
+            pack.append([(i, a * size, 0, at + b * size, count * size) for a, b, count in runs(own, np.arange(len(own)))])
+            for half, places in zip(self._halves, self._places, strict=True):
+                places.append(Place(half[at : at + len(own) * size].reshape(-1, size)))
+            at += aligned(len(own) * size)
+        self._packs = [table(p) for p in pack] if large else []
+        self._pack = table(sum(pack, []))
+        self._pending = False
+
+    def place(self, index: int) -> Place | None:
+        """Where the next payload of a message can be made, in place of a copy; None where that is not possible now."""
+        if self._pending or not self._packs or not self._whole[index]:
+            return None
+        place = self._places[1 - self._turn][index]
+        place.clear()
+        return place
 
     def start(self, messages: Messages, header: bytes) -> None:
         self._turn = 1 - self._turn
         self.buffer = self._halves[self._turn]
-        move(self._pack, tuple([m.payload for m in messages]), (self.buffer,))
+        payloads = tuple([m.payload for m in messages])
+        if not self._packs:
+            move(self._pack, payloads, (self.buffer,))
+        for pack, payload, place in zip(self._packs, payloads, self._places[self._turn], strict=False):
+            if payload is not place.rows:
+                place.clear()
+                move(pack, payloads, (self.buffer,))
+        self._pending = True
         self._was = kernels.wire.post(self.buffer, self._at, header)
 
     def wait(self) -> None:
@@ -112,3 +151,7 @@ class Shared(Route):
         while not kernels.wire.wait(self.buffer, self.headers, self._was, self._machine.spins, nap):
             self._machine.progress()
             nap = min(2 * nap, 64 * NAP)
+        self._pending = False
+
+    def free(self) -> None:
+        self._halves, self.buffer, self._places = self._halves[:, :0], self.buffer[:0], [[], []]

@@ -95,9 +95,10 @@ from decentral.errors import NonFiniteError
 @dataclass(frozen=True)
 class Raises(DPSGD):
     kind: str = "bug"
+    when: int = 7
 
     def round(self, s, k, hood, oracle):
-        if k == 7 and 3 in hood.agents:
+        if k == self.when and 3 in hood.agents:
             if self.kind == "bug":
                 raise ZeroDivisionError("a mistake in the method")
             if self.kind == "stuck":
@@ -129,15 +130,21 @@ def test_a_rank_that_diverges_alone_is_named() -> None:
     assert record["status"] == "diverged"
 
 
-def test_a_hang_explains_itself() -> None:
+@pytest.mark.parametrize(("when", "sentence"), [(7, "in round 7 for rank 1"), (0, "in round 0 for the other ranks")])
+@pytest.mark.parametrize("calls", ["auto", "pairs"])
+def test_a_hang_explains_itself(calls: str, when: int, sentence: str) -> None:
     """A rank that stops answering: its neighbor says who waits for whom, on which arc, in which round; status 1."""
+    if calls == "pairs" and when == 0:
+        sentence = "in round 0 for rank 1"
     Path("raises.py").write_text(RAISES)
-    more = ("--set", "algorithm.name=raises.py:Raises", "--set", "algorithm.kind=stuck", "--set", "transport.timeout=2")
+    sets = [f"algorithm.{s}" for s in ("name=raises.py:Raises", "kind=stuck", f"when={when}")]
+    sets += ["transport.timeout=2", f"transport.calls={calls}"]
+    more = tuple(part for s in sets for part in ("--set", s))
     begin = time.monotonic()
     status, _, err = mpirun(3, *RUN, *more)
     assert status == 1 and time.monotonic() - begin < 30
     said = [line for line in ours(err) if "has waited" in line]
-    assert said and "in round 7 for rank 1" in said[0] and "→" in said[0], err
+    assert said and sentence in said[0] and ("→" in said[0] or "other ranks" in sentence), err
 
 
 def test_without_mpi4py() -> None:

@@ -170,6 +170,82 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
     hood.close()
 
 
+def test_one_machine_without_room_and_ranks_without_peers_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A path on machines of two ranks: the first rank has no peer elsewhere; its machine has no room for shared memory."""
+    from mpi4py import MPI
+
+    from decentral.neighborhood import mpi, mpi_exchange, shared_memory
+
+    size = MPI.COMM_WORLD.size
+    if size < 3:
+        pytest.skip("two machines")
+    path = nx.path_graph(size)
+    x = np.arange(float(size))[:, None] + np.arange(7)
+    for folder in (shared_memory.FOLDER, shared_memory.FOLDER / "nowhere"):
+        for large in (1 << 16, 0):
+            monkeypatch.setattr(mpi_exchange, "LARGE", large)
+            if MPI.COMM_WORLD.rank == 0:
+                monkeypatch.setattr(shared_memory, "FOLDER", folder)
+                monkeypatch.setattr(mpi, "usable", lambda: kernels.wire is not None)
+            hood = mpi_hood(path, "block", machines=np.arange(size) // 2)
+            for k in range(3):
+                np.testing.assert_array_equal(hood.exchange(hood.to_neighbors(PLAIN, x[hood.agents] + k, k)), x[hood.known] + k)
+            hood.close()
+
+
+def test_two_exchanges_of_a_form_at_once_are_refused() -> None:
+    hood = mpi_hood(GRAPHS["ring"], "block")
+    first = hood.start(hood.to_neighbors(PLAIN, np.ones((hood.n, 2)), 0))
+    with pytest.raises(TransportError, match="was started while one like it was not finished"):
+        hood.start(hood.to_neighbors(PLAIN, np.ones((hood.n, 2)), 0))
+    hood.finish(first)
+    hood.close()
+
+
+@pytest.mark.parametrize("c", [{"name": "identity"}, Q3], ids=["identity", "quantize"])
+def test_messages_keep_their_bytes(c: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Payloads that lie in shared memory: sent out of order, twice, by pairs, not at all, and looked at rounds later."""
+    from decentral.neighborhood import mpi_exchange
+
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    one_per_rank = nx.complete_graph(mpi_hood(GRAPHS["ring"], "block").ranks)
+    hood, one = mpi_hood(one_per_rank, "block"), hood_of(one_per_rank)
+    q, rng = compressor(c), np.random.default_rng(5)
+    kept = []
+
+    def message(k: int):
+        v = rng.normal(size=(one.n, 40))
+        mine = hood.to_neighbors(q, v[hood.agents], k)
+        kept.append((mine, one.to_neighbors(q, v, k).decode()))
+        return kept[-1]
+
+    def sent(*pairs) -> None:
+        found = hood.exchange(*[mine for mine, _ in pairs])
+        for got, (_, whole) in zip(found if len(pairs) > 1 else [found], pairs, strict=True):
+            np.testing.assert_array_equal(got, whole[hood.known])
+
+    lent = 0
+    for k in range(6):
+        a, b, c = message(3 * k), message(3 * k + 1), message(3 * k + 2)
+        lent += sum(m.lent for m, _ in (a, b, c))
+        sent(b)
+        sent(a)
+        sent(a)
+        if k > 3:  # from here on in two forms of exchange
+            sent(a, c)
+            sent(c)
+            started = hood.start(a[0])
+            d = message(100 + k)
+            np.testing.assert_array_equal(hood.finish(started), a[1][hood.known])
+            sent(d)
+    for mine, whole in kept:
+        np.testing.assert_array_equal(mine.decode(), whole[hood.agents])
+        mine.keep()
+        np.testing.assert_array_equal(q.decode(mine.payload, 40, np.float64), whole[hood.agents])
+    assert lent > 0 or kernels.wire is None
+    hood.close()
+
+
 @pytest.mark.parametrize("machines", [False, True])
 def test_late_ranks_are_waited_for(machines: bool) -> None:
     """Longer than a rank looks, yields, and sleeps at a stretch."""
