@@ -10,14 +10,15 @@ that a configuration that spells out a default has the digest of one that does n
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+
+from msgspec import Struct, field, to_builtins
+from msgspec.structs import replace
 
 from decentral.errors import ConfigError, unknown
 from decentral.parameters import construct
@@ -30,8 +31,7 @@ METRICS = {
 }
 
 
-@dataclass(frozen=True)
-class GraphTable:
+class GraphTable(Struct, frozen=True):
     """[graph]: a family of `topologies` with its parameters, or "file:PATH", or "package.module:function"."""
 
     topology: str = "ring"
@@ -41,16 +41,14 @@ class GraphTable:
     weights: str | dict[str, Any] = "metropolis"
 
 
-@dataclass(frozen=True)
-class SampleLoss:
+class SampleLoss(Struct, frozen=True):
     """[problem] over a data set: "logistic", "nonconvex-logistic", "least-squares" or "softmax", with weight l2 of r(x)."""
 
     name: str = "logistic"
     l2: float = 0.1
 
 
-@dataclass(frozen=True)
-class QuadraticLoss:
+class QuadraticLoss(Struct, frozen=True):
     """[problem] name = "quadratic": random Q_i with eigenvalues in [mu, L] and random c_i, from (seed, agent)."""
 
     name: str = "quadratic"
@@ -59,8 +57,7 @@ class QuadraticLoss:
     mu: float = 0.1
 
 
-@dataclass(frozen=True)
-class RecordTable:
+class RecordTable(Struct, frozen=True):
     """[record]: a row of the trace every `every` rounds, a checkpoint every `checkpoint` rounds (0: only at an interrupt)."""
 
     every: int = 1
@@ -68,8 +65,7 @@ class RecordTable:
     checkpoint: int = 0
 
 
-@dataclass(frozen=True)
-class TransportTable:
+class TransportTable(Struct, frozen=True):
     """[transport]: which rank owns which agents; seconds without an arrival after which a run ends (0: never); MPI's calls;
     threads of a rank for long rows (0: its cores)."""
 
@@ -79,17 +75,15 @@ class TransportTable:
     threads: int = 0
 
 
-@dataclass(frozen=True)
-class TimeTable:
+class TimeTable(Struct, frozen=True):
     """[time] of the model: t_g for a component gradient, t_c for an exchange of one vector with all neighbors."""
 
     t_g: float = 0.1
     t_c: float = 1.0
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """One run. Attributes are the keys of the file; `data` and `algorithm` hold the parameters of what they name."""
+class Top(Struct, frozen=True):
+    """The keys outside of the tables that have a type of their own."""
 
     name: str = ""
     seed: int = 0
@@ -99,10 +93,15 @@ class Experiment:
     dtype: Literal["float64", "float32"] = "float64"
     device: str = "cpu"
     x0: Literal["zero"] = "zero"
-    graph: GraphTable = field(default_factory=GraphTable)
-    problem: SampleLoss | QuadraticLoss = field(default_factory=SampleLoss)
     data: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)
+
+
+class Experiment(Top, frozen=True, dict=True):
+    """One run. Attributes are the keys of the file; `data` and `algorithm` hold the parameters of what they name."""
+
+    graph: GraphTable = field(default_factory=GraphTable)
+    problem: SampleLoss | QuadraticLoss = field(default_factory=SampleLoss)
     record: RecordTable = field(default_factory=RecordTable)
     transport: TransportTable = field(default_factory=TransportTable)
     time: TimeTable = field(default_factory=TimeTable)
@@ -145,14 +144,19 @@ class Experiment:
 
     def table(self) -> dict[str, Any]:
         """The configuration as nested tables, defaults included; `parse` reads it back to an equal experiment."""
-        table = _plain(dataclasses.asdict(self))
+        table = _plain(to_builtins(self))
         if not table["data"]:
             del table["data"]
         return table
 
     @cached_property
     def digest(self) -> str:
-        """First 8 hex digits of the SHA-256 of everything that decides what a run computes and records.
+        """First 8 hex digits of the SHA-256 of `essence`."""
+        return _sha256(self.essence.encode())[:8]
+
+    @cached_property
+    def essence(self) -> str:
+        """Everything that decides what a run computes and records, as JSON.
 
         That is all of `table` but name, out, transport and record.checkpoint; a file that the configuration names (own
         data, graph or algorithm) counts by its content and not by its path.
@@ -174,8 +178,7 @@ class Experiment:
         path, colon, attribute = table["algorithm"]["name"].rpartition(":")
         if path.endswith(".py"):
             table["algorithm"]["name"] = _content(path) + colon + attribute
-        text = json.dumps(table, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return json.dumps(table, sort_keys=True, separators=(",", ":"))
 
     def method(self) -> tuple[Any, Any]:
         """(algorithm, estimator) of the [algorithm] table. ConfigError for unknown names and parameters."""
@@ -207,7 +210,7 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
     content: dict[str, Any] = json.loads(json.dumps(table, default=str))  # a deep copy; TOML dates become text
     for override in overrides:
         _set(content, override)
-    known = [f.name for f in dataclasses.fields(Experiment)]
+    known = Experiment.__struct_fields__
     for key in content:
         if key not in known:
             raise ConfigError(unknown("key", key, known) + ". It stands outside every table of the configuration")
@@ -234,24 +237,8 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
         data.setdefault("name", "synthetic")
     elif data:
         raise ConfigError('problem "quadratic" makes its own data: leave out [data]')
-    outer = construct(_Top, top, "")
-    return _fill(Experiment(**{f.name: getattr(outer, f.name) for f in dataclasses.fields(_Top)}, **built))
-
-
-@dataclass(frozen=True)
-class _Top:
-    """The part of a configuration that is typed outside the sections."""
-
-    name: str = ""
-    seed: int = 0
-    rounds: int = 1000
-    out: str = "results"
-    target: dict[str, float] = field(default_factory=dict)
-    dtype: Literal["float64", "float32"] = "float64"
-    device: str = "cpu"
-    x0: Literal["zero"] = "zero"
-    data: dict[str, Any] = field(default_factory=dict)
-    algorithm: dict[str, Any] = field(default_factory=dict)
+    outer = construct(Top, top, "")
+    return _fill(Experiment(**{key: getattr(outer, key) for key in Top.__struct_fields__}, **built))
 
 
 def _check_problem(name: object) -> None:
@@ -285,9 +272,8 @@ def _fill(experiment: Experiment) -> Experiment:
     if experiment.device != "cpu":
         from decentral import device
 
-        compressor = filled.get("compressor") or {"name": "identity"}
-        device.check(experiment.device, compressor["name"])
-    return dataclasses.replace(experiment, algorithm=_plain(filled))
+        device.check(experiment.device)
+    return replace(experiment, algorithm=_plain(filled))
 
 
 def _component(value: Any) -> dict[str, Any]:
@@ -329,6 +315,12 @@ def _set(table: dict[str, Any], override: str) -> None:
 
 def _content(path: str) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return _sha256(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f'cannot read "{path}": {error.strerror}') from None
+
+
+def _sha256(data: bytes) -> str:
+    import hashlib  # 4 ms, which only the rank that names the folder spends
+
+    return hashlib.sha256(data).hexdigest()

@@ -16,14 +16,14 @@ T = TypeVar("T")
 
 
 def construct(kind: type[T], values: dict[str, Any], where: str, name: str = "") -> T:
-    """An instance of the dataclass `kind` with checked field names and types.
+    """An instance of `kind`, a dataclass or Struct, with checked field names and types.
 
     where, name : how the configuration calls this table, and what it chose by `name`, for the sentence of an error
     Raises ConfigError for an unknown key (with the nearest known one) or a value of the wrong type.
     """
     import msgspec
 
-    known = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
+    known = getattr(kind, "__struct_fields__", None) or [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
             table = f"[{where}]" + (f" of {name}" if name else "")

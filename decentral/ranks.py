@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
+from zlib import crc32
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Ranks:
         table = experiment.transport
         how = (experiment.seed, experiment.dtype, table.timeout, table.calls)
         hood = MPINeighborhood(graph, weights, placement, self.comm, *how)
-        hood.agree(f"{experiment.digest} {version()}")
+        hood.agree(f"{crc32(experiment.essence.encode()):08x} {version()}")
         return hood
 
     def local_rank(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)  # it is made when every rank starts
 class Facts:
     """Constants of a run, the same on all ranks.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import tarfile
 import zipfile
@@ -35,6 +34,8 @@ def decode(name: str, workplace: Path, say: Callable[[str], None]) -> tuple[Arra
 
 def digest(X: Array, labels: Array) -> str:
     """SHA-256 over the little-endian bytes of the decoded arrays."""
+    import hashlib
+
     found = hashlib.sha256()
     for array in (X, labels):
         found.update(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)

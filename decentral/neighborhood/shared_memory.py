@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ class Machine:
     def __init__(self, comm: Any, ranks: list[int], progress: Callable[[], Any]):
         self.comm, self.ranks, self.progress = comm, ranks, progress
         cores = os.sched_getaffinity(0)
-        every = comm.allgather((secrets.token_hex(8), sorted(cores)))
+        every = comm.allgather((os.urandom(8).hex(), sorted(cores)))
         self._token, self._made = every[0][0], 0
         self.spins = SPINS if sum(bool(cores & set(others)) for _, others in every) <= len(cores) else 0
 

@@ -176,7 +176,6 @@ def sigmoid_of_minus(t: Array) -> Array:
     return np.divide(1.0, out, out=out)
 
 
-@dataclass(eq=False)
 class Logistic(LinearModel):
     """l2-regularized logistic regression; y in {−1, +1}."""
 
@@ -202,7 +201,6 @@ class Logistic(LinearModel):
         return s * (1 - s)
 
 
-@dataclass(eq=False)
 class NonconvexLogistic(Logistic):
     """Logistic loss with the nonconvex regularizer λ Σ_k x_k²/(1 + x_k²); `l2` is λ."""
 
@@ -223,7 +221,6 @@ class NonconvexLogistic(Logistic):
         return smooth + self.l2, np.zeros(self.n), single + self.l2
 
 
-@dataclass(eq=False)
 class LeastSquares(LinearModel):
     """Linear regression, (a·x − b)²/2 + (l2/2)‖x‖²."""
 
