@@ -22,19 +22,15 @@ from decentral.kernels import gpu
 from decentral.state import Array
 
 INSTALL = "pip install decentral[gpu]"
-WITHOUT = ("rand-k", "absolute")
-"""Compressors that have no form for a GPU."""
 
 
-def check(name: str, compressor: str = "identity") -> None:
-    """Raise ConfigError for what is no device, or for a compressor that has no form for it."""
+def check(name: str) -> None:
+    """Raise ConfigError for what is no device."""
     if name == "cpu":
         return
     kind, colon, number = name.partition(":")
     if kind != "cuda" or (colon and not number.isdigit()):
         raise ConfigError(f'device = "{name}": give "cpu", "cuda" (each rank takes one of its machine\'s), or "cuda:0", "cuda:1", ...')
-    if compressor in WITHOUT:
-        raise ConfigError(f'device = "{name}": compressor "{compressor}" has no form for a GPU; use another, or device = "cpu"')
 
 
 def choose(name: str, local_rank: int = 0) -> Device | None:
@@ -64,7 +60,7 @@ def choose(name: str, local_rank: int = 0) -> Device | None:
 
 
 class Device:
-    """One GPU: rows to it and back, and the functions of `kernels.c` and `kernels.sparse` for rows there.
+    """One GPU: rows to it and back, and the functions of `kernels.gpu` for rows there, which note and do not wait.
 
     number, name : as CUDA has them;  round : the round of the last message
     refused_of : how many rows the array had whose refused rows `fetch` raised
@@ -108,16 +104,20 @@ class Device:
             if (rows := np.flatnonzero(marks.get())).size:
                 self.refused_of = count
                 raise NonFiniteError(rows.tolist())
-        raise damaged(f"round {self.round}, a scale, a place or a number is out of range")
+        raise damaged(f"round {self.round}, a scale, a code, a place or a number is out of range")
 
     # --- kernels ---
 
     words, halves = staticmethod(gpu.words), staticmethod(gpu.halves)
     total, disagreement = staticmethod(gpu.total), staticmethod(gpu.disagreement)
     pack_places, scatter = staticmethod(gpu.pack_places), staticmethod(gpu.scatter)
+    sample_places = staticmethod(gpu.sample_places)
 
     def quantize_encode(self, seed: int, round: int, tag: int, ids: Array, *rest: Any) -> None:
         self._refusing(ids, gpu.quantize_encode, seed, round, tag, ids, *rest)
+
+    def absolute_encode(self, seed: int, round: int, tag: int, ids: Array, *rest: Any) -> None:
+        self._refusing(ids, gpu.absolute_encode, seed, round, tag, ids, *rest)
 
     def sign_encode(self, v: Array, *rest: Any) -> None:
         self._refusing(v, gpu.sign_encode, v, *rest)
@@ -130,6 +130,9 @@ class Device:
 
     def quantize_advance(self, payload: Array, *rest: Any) -> bool:
         return self._noting(gpu.quantize_advance, payload, *rest)
+
+    def absolute_decode(self, payload: Array, *rest: Any) -> bool:
+        return self._noting(gpu.absolute_decode, payload, *rest)
 
     def sign_decode(self, payload: Array, *rest: Any) -> bool:
         return self._noting(gpu.sign_decode, payload, *rest)

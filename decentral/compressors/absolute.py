@@ -10,7 +10,7 @@ The error of an entry is at most Δ/2 (dithered: below Δ) and no less for a sma
 not c C(v), and with one bit C(0) is not 0. It is for methods that shrink the grid themselves, s_k C(v/s_k): Dyna-COLD and
 DPDC-3. The range ends at (L + 1/2) Δ, dithered at L Δ; entries beyond it go to the last level, and `saturated` counts them.
 
-Wire. A row is its codes of b bits, in the tiles of `grid`. d = 100, b = 1: 13 bytes. Packed in NumPy, without a kernel.
+Wire. A row is its codes of b bits, in the tiles of `grid`. d = 100, b = 1: 13 bytes. On a CPU packed in NumPy, without a kernel.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from decentral import kernels
 from decentral.compressors.base import Compressor, damaged, expect, one_of, refuse_non_finite, stream_bytes, whole
 from decentral.compressors.grid import pack_tiles, unpack_tiles
 from decentral.errors import ConfigError
@@ -63,6 +64,12 @@ class Absolute(Compressor):
         return (self.top + (self.rounding == "nearest")) / 2 * self.step
 
     def encode(self, v: Array, key: Key) -> Array:
+        device = kernels.device_of(v)
+        if device is not None:
+            payload: Array = device.empty((len(v), self.nbytes(v.shape[1], v.dtype)), np.uint8)
+            grid = (self.top, self.bits, self.step, self.rounding == "dithered")
+            device.absolute_encode(*key.constants, key.ids, v if v.flags.c_contiguous else v.copy(), payload, *grid)
+            return payload
         refuse_non_finite(v)
         real = v.dtype.type
         u: Any = real(0.5)
@@ -75,14 +82,21 @@ class Absolute(Compressor):
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))
+        device = kernels.device_of(payload)
+        if device is not None:
+            out: Array = device.empty((len(payload), d), dtype)
+            rows = payload if payload.flags.c_contiguous else payload.copy()
+            device.absolute_decode(rows, out, self.top, self.bits, self.step)
+            return out
         codes = unpack_tiles(payload, d, self.bits)
         if (codes > self.top).any():
             raise damaged("a code is out of range")
         real = np.dtype(dtype).type
         return (codes.astype(dtype) - real(self.top / 2)) * real(self.step)
 
-    def saturated(self, v: Array) -> int:
-        return int(np.count_nonzero(np.abs(v) > self.reach))
+    def saturated(self, v: Array) -> Any:
+        count = (np.abs(v) > self.reach).sum()
+        return int(count) if kernels.device_of(v) is None else count
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return stream_bytes(d, self.bits)  # tiles are of 1024 entries: whole bytes

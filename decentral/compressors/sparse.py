@@ -94,7 +94,7 @@ def scatter(places: Array, values: Array, out: Array, step: float | None = None)
 
 def as_bytes(values: Array) -> Array:
     """(rows, bytes) uint8 of values (rows, k)."""
-    return np.ascontiguousarray(values).view(np.uint8)
+    return (values if values.flags.c_contiguous else values.copy()).view(np.uint8)
 
 
 def as_values(stream: Array, dtype: Any) -> Array:
@@ -136,13 +136,18 @@ class RandK(Sparse):
     def _read(self, payload: Array, d: int, dtype: Any) -> tuple[Array, Array]:
         expect(payload, self.nbytes(d, dtype))
         cut = self._head_bytes(d)
-        head = np.ascontiguousarray(payload[:, :cut])
+        head = payload[:, :cut].copy()
         places = self._draw(head.view("<u4"), d) if self._keyed(d) else self.places(d).unpack(head)
         return places, as_values(payload[:, cut:], dtype)
 
     def _draw(self, ticket: Array, d: int) -> Array:
         """(rows, k) places in increasing order, a function of the ticket (rows, 1) uint32."""
         key = Key(0, Purpose.AGENT_MESSAGE, 0, ticket[:, 0].astype(np.int64))
+        device = kernels.device_of(ticket)
+        if device is not None:
+            there: Array = device.empty((len(ticket), self.kept(d)), np.int64)
+            device.sample_places(*key.constants, key.ids, d, there)
+            return there
         places = sample_batches(key, np.full(len(ticket), d, np.int64), self.kept(d))
         if kernels.sparse is None or d > DENSE * places.shape[1]:
             return np.sort(places, axis=1)

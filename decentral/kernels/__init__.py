@@ -46,6 +46,11 @@ def use_threads(count: int) -> None:
     threads = count
 
 
+def device_of(v: Any) -> Any:
+    """The `Device` where v lies; None on the CPU."""
+    return None if isinstance(v, np.ndarray) else device
+
+
 def of(v: Any) -> Any:
     """(what stands for `c` where v lies, or None for NumPy code; what makes new arrays there)."""
     return (c, np.empty) if device is None or isinstance(v, np.ndarray) else (device, device.empty)

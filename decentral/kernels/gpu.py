@@ -24,7 +24,10 @@ LARGEST, TWO_NORM, HALF_LARGEST, MEAN, GIVEN = range(5)
 PLAIN, DIFFERENCE, FEEDBACK = range(3)
 DIGIT, BINS, SAMPLES, SCANNERS = 11, 2048, 32 * 256, 1024
 SEARCH = 3  # 64-bit numbers of a `Search`
-FILES = ("tile.cuh", "random.cu", "sums.cu", "scales.cu", "sign.cu", "quantize.cu", "places.cu", "top_k.cu")
+FILES = (
+    *("tile.cuh", "random.cu", "sums.cu", "scales.cu", "sign.cu", "quantize.cu"),
+    *("absolute.cu", "places.cu", "sample.cu", "top_k.cu"),
+)
 OPTIONS = ("-std=c++17", "--fmad=false")
 REALS = {"f": "float", "d": "double"}
 INTEGERS = "lq"  # int64
@@ -226,8 +229,7 @@ def _row_bytes(payload: Array, rows: int, d: int, top: int, width: int, block: i
     """Bytes of a row of the payload. Raises ValueError where they are not those of the grid."""
     _require(1 <= width <= 17 and 1 <= top < 1 << width, "top or width")
     _require(1 <= d < 1 << 35 and block >= 1 and (block % LANES == 0 or block >= d), "d or block")
-    tiles, rest = divmod(d, TILE)
-    row_bytes = 4 * _ceil(d, block) + tiles * 4 * LANES * width + _ceil(rest * width, 8)
+    row_bytes = 4 * _ceil(d, block) + _ceil(d * width, 8)
     _take("payload", payload, "B", rows, row_bytes)
     return row_bytes
 
@@ -307,6 +309,51 @@ def quantize_accumulate(
     name = f"quantize_accumulate<{REALS[out.dtype.char]}, {width}>"
     _launch(name, _ceil(n * _ceil(d, TILE), WARPS), payload, ptr, at, weights, out, *sizes, np.int32(top), gain, marks)
     return _list(marks) is None if bad is None else None
+
+
+# --- the absolute quantizer ----------------------------------------------------------------------------------------------
+
+
+def absolute_encode(
+    seed: int,
+    round: int,
+    tag: int,
+    ids: Array,
+    v: Array,
+    payload: Array,
+    top: int,
+    width: int,
+    step: float,
+    dithered: bool,
+    bad: Array | None = None,
+) -> list[int] | None:
+    """payload of v (rows, d), see `Absolute`; the rows that must be refused, or None. Not in C."""
+    rows, d = _rows_of(v)
+    _take("ids", ids, INTEGERS, rows)
+    row_bytes, real = _code_bytes(payload, rows, d, top, width), v.dtype.type
+    marks, sizes = _rows_bad(bad, rows), (np.int64(n) for n in (rows, d, row_bytes))
+    steps, choices = (real(step), real((top + 2) * step)), (np.int32(top), np.int32(width), np.int32(bool(dithered)))
+    name = f"absolute_encode<{REALS[v.dtype.char]}>"
+    blocks = _ceil(rows * _ceil(row_bytes, 4), THREADS)
+    _launch(name, blocks, *_key(seed, round, tag), ids, v, payload, *steps, *sizes, *choices, marks)
+    return _list(marks) if bad is None else None
+
+
+def absolute_decode(payload: Array, out: Array, top: int, width: int, step: float, bad: Array | None = None) -> bool | None:
+    """out (rows, d) from the payload of `absolute_encode`; are all codes in range? Not in C."""
+    rows, d = _rows_of(out)
+    row_bytes = _code_bytes(payload, rows, d, top, width)
+    marks, sizes = _rows_bad(bad, rows), (np.int64(n) for n in (rows, d, row_bytes))
+    name, grid = f"absolute_decode<{REALS[out.dtype.char]}>", (np.int32(top), np.int32(width))
+    _launch(name, _ceil(rows * d, THREADS), payload, out, out.dtype.type(step), *sizes, *grid, marks)
+    return _list(marks) is None if bad is None else None
+
+
+def _code_bytes(payload: Array, rows: int, d: int, top: int, width: int) -> int:
+    """Bytes of a row of codes alone. Raises ValueError where they are not those of the payload."""
+    _require(1 <= width <= 16 and 1 <= top < 1 << width and 1 <= d < 1 << 35, "top, width or d")
+    _take("payload", payload, "B", rows, _ceil(d * width, 8))
+    return _ceil(d * width, 8)
 
 
 # --- signs ---------------------------------------------------------------------------------------------------------------
@@ -453,15 +500,40 @@ def unpack_places(stream: Array, d: int, low: int, places: Array, bad: Array | N
     rows, k = places.shape
     _take("places", places, INTEGERS, rows, k)
     _take("stream", stream, "B", rows, _place_bytes(d, k, low))
+    marks = _rows_bad(bad, rows)
+    _unpack_places(stream, d, low, places, marks)
+    sizes = (np.int64(n) for n in (rows, k, d))
+    _launch("check_places", _ceil(rows * k, THREADS), places, *sizes, marks)
+    return _list(marks) is None if bad is None else None
+
+
+def _unpack_places(stream: Array, d: int, low: int, places: Array, bad: Array) -> None:
+    """`unpack_places` of rows that may be longer than their code."""
+    rows, k = places.shape
     tiles = _ceil(stream.shape[1], TILE // 8)
     counts, before = cupy().empty((rows, tiles), np.uint32), cupy().empty((rows, tiles), np.int64)
-    marks, n, warps = _rows_bad(bad, rows), np.int64(rows), _ceil(rows * tiles, WARPS)
+    n, warps = np.int64(rows), _ceil(rows * tiles, WARPS)
     code = *(np.int64(x) for x in (k, _high_bits(d, k, low), stream.shape[1], 0)), np.int32(low)
     _launch("count_places", warps, stream, counts, n, *code)
-    _launch("scan_places", rows, stream, counts, before, places, *code, marks, threads=SCANNERS)
+    _launch("scan_places", rows, stream, counts, before, places, *code, bad, threads=SCANNERS)
     _launch("unpack_places", warps, stream, before, places, n, *code)
-    _launch("check_places", _ceil(rows * k, THREADS), places, n, np.int64(k), np.int64(d), marks)
-    return _list(marks) is None if bad is None else None
+
+
+def sample_places(seed: int, round: int, tag: int, ids: Array, d: int, places: Array) -> None:
+    """places (rows, k) that rise below d: for each row those of `sample_batches`, sorted. Not in C.
+
+    All steps of Floyd's algorithm at once, by a table of d numbers: 4 d bytes a row while it runs, and the time to clear them.
+    """
+    rows, k = places.shape
+    _require(1 <= k <= d < 1 << 32, "k or d")
+    _take("places", places, INTEGERS, rows, k)
+    drawn, first = cupy().empty((rows, k), np.uint32), cupy().zeros((rows, d), np.uint32)
+    bits = cupy().zeros((rows, _ceil(d, LANES)), np.uint32)
+    words(seed, round, tag, ids, drawn)
+    sizes = tuple(np.int64(n) for n in (rows, k, d))
+    _launch("sample_first", _ceil(rows * k, THREADS), drawn, first, *sizes)
+    _launch("sample_places", _ceil(rows * k, THREADS), drawn, first, bits, *sizes)
+    _unpack_places(bits.view(np.uint8), d, -1, places, _rows_bad(None, rows))
 
 
 def scatter(places: Array, values: Array, out: Array, step: float | None) -> None:

@@ -21,9 +21,9 @@ HERE = Path(__file__).parent
 def kernel_names(widths=WIDTHS, modes=range(3)):
     """The C++ names of the kernels that gpu.py launches, for some widths of codes and ways to encode."""
     yield from ("words", "halves", "finish_scales", "top_k_scan", "top_k_pick")
-    yield from ("pack_places", "count_places", "scan_places", "unpack_places", "check_places")
+    yield from ("pack_places", "count_places", "scan_places", "unpack_places", "check_places", "sample_first", "sample_places")
     for real in REALS:
-        for name in ("total", "disagreement", "part_norms", "sign_encode", "sign_decode"):
+        for name in ("total", "disagreement", "part_norms", "sign_encode", "sign_decode", "absolute_encode", "absolute_decode"):
             yield f"{name}<{real}>"
         yield from (f"top_k_{step}<{real}>" for step in ("sample", "filter", "digits", "count", "write"))
         yield from (f"scatter<{real}, {add}>" for add in ("false", "true"))

@@ -196,6 +196,7 @@ inline unsigned __reduce_max_sync(unsigned mask, unsigned value) {
 }
 
 inline unsigned atomicAdd(unsigned *to, unsigned value) { return (*to += value) - value; }
+inline unsigned atomicMax(unsigned *to, unsigned value) { const unsigned old = *to; return *to = std::max(old, value), old; }
 inline unsigned atomicOr(unsigned *to, unsigned value) { const unsigned old = *to; return *to |= value, old; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }

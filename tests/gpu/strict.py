@@ -14,10 +14,10 @@ from types import SimpleNamespace
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-FUNCTIONS = (np.concatenate, np.copyto, np.empty_like, np.repeat, np.take, np.zeros_like)
+FUNCTIONS = (np.concatenate, np.copyto, np.empty_like, np.repeat, np.take, np.take_along_axis, np.zeros_like)
 UFUNCS = (
-    np.add, np.bitwise_or, np.divide, np.exp, np.invert, np.isfinite, np.matmul, np.multiply, np.negative, np.power, np.sqrt,
-    np.subtract,
+    np.absolute, np.add, np.bitwise_or, np.divide, np.exp, np.greater, np.invert, np.isfinite, np.matmul, np.multiply, np.negative,
+    np.power, np.sqrt, np.subtract,
 )  # fmt: skip
 
 

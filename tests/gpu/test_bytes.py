@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from decentral import kernels
-from decentral.compressors import QSGD, NormSign, Quantize, ScaledSign
+from decentral.compressors import QSGD, Absolute, NormSign, Quantize, ScaledSign
 from decentral.compressors.base import LARGEST_SCALE, SMALLEST_SCALE, pack
 from decentral.compressors.grid import grid_of, pack_tiles
 from decentral.compressors.places import places_of
 from decentral.errors import NonFiniteError, TransportError
 from decentral.kernels import gpu
-from decentral.random import Key, Purpose, philox4x32
+from decentral.random import Key, Purpose, philox4x32, sample_batches
 
 WIDTHS = [1, 5, 31, 32, 33, 100, 1023, 1024, 1025, 2100]
 IDS = np.array([5, 0, 70000, 3, 2**32 - 1])
@@ -75,6 +75,28 @@ def test_draws(device, count):
     gpu.halves(*KEY.constants, device.give(KEY.ids), halves)
     assert same_bits(device.take(words), KEY.words(count)) and kept_words()
     assert same_bits(device.take(halves), KEY.halves(count)) and kept_halves()
+
+
+@pytest.mark.parametrize(
+    "d, k", [(1, 1), (2, 1), (5, 3), (32, 32), (33, 1), (100, 10), (100, 99), (1025, 500), (3000, 2999), (20000, 2000), (9000, 8999)]
+)
+def test_places_that_are_drawn(device, d, k):
+    """Floyd's steps at once are Floyd's steps one after the other; where k is large most draws were taken before."""
+    expected = np.sort(sample_batches(KEY, np.full(5, d), k), axis=1)
+    places, kept = guarded(device, (5, k), np.int64)
+    gpu.sample_places(*KEY.constants, device.give(KEY.ids), d, places)
+    np.testing.assert_array_equal(device.take(places), expected)
+    assert kept()
+
+
+def test_places_that_are_drawn_from_few(device):
+    """Of 400 keys, for every k and d up to 9: chains of own places of every form."""
+    key = Key(3, Purpose.TEST, 0, np.arange(400))
+    for d in range(1, 10):
+        for k in range(1, d + 1):
+            places = device.give(np.zeros((400, k), np.int64))
+            gpu.sample_places(*key.constants, device.give(key.ids), d, places)
+            np.testing.assert_array_equal(device.take(places), np.sort(sample_batches(key, np.full(400, d), k), axis=1))
 
 
 # --- the quantizer -------------------------------------------------------------------------------------------------------
@@ -271,6 +293,40 @@ def test_any_bytes_decode_as_on_the_cpu(device, dtype):
         out = device.give(np.zeros((5, d), dtype))
         assert gpu.quantize_decode(device.give(payload), out, *parameters(grid), 1.0)
         assert same_bits(device.take(out), grid.decode(payload, dtype))
+
+
+# --- the absolute quantizer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_absolute_quantizer(device, dtype, bits):
+    """Steps for which entries lie on the halves of a step, in the range and beyond it, and those for which all or none are 0."""
+    for d, rounding in zip(WIDTHS, itertools.cycle(("dithered", "nearest", "dithered")), strict=False):
+        for step in (0.5, 3 * 2.0**-bits, 1e-30, 1e30):
+            c, v = Absolute(bits, step, rounding), rows_of(d, dtype)
+            expected = c.encode(v, KEY)
+            payload, kept = guarded(device, expected.shape, np.uint8)
+            grid = c.top, bits, step, rounding == "dithered"
+            assert gpu.absolute_encode(*KEY.constants, device.give(KEY.ids), device.give(v), payload, *grid) is None
+            np.testing.assert_array_equal(device.take(payload), expected, err_msg=str((d, c)))
+            out, kept_out = guarded(device, v.shape, dtype)
+            assert gpu.absolute_decode(payload, out, *grid[:3])
+            assert same_bits(device.take(out), c.decode(expected, d, dtype))
+            assert kept() and kept_out()
+
+
+@pytest.mark.parametrize("d", [40, 1500])
+def test_absolute_refuses_what_the_cpu_refuses(device, dtype, d):
+    c, v = Absolute(5), np.ones((5, d), dtype)
+    v[1, d - 1], v[3, 0] = np.nan, -np.inf
+    payload, grid = device.give(np.zeros((5, c.nbytes(d, dtype)), np.uint8)), (c.top, 5, 1.0)
+    assert gpu.absolute_encode(*KEY.constants, device.give(KEY.ids), device.give(v), payload, *grid, False) == [1, 3]
+    damaged = c.encode(np.ones((5, d), dtype), KEY)
+    damaged[2, -5:] = 0xFF  # five codes of 31, the last level is 30
+    out, bad = device.give(np.zeros((5, d), dtype)), device.give(np.zeros(5, np.int32))
+    assert gpu.absolute_decode(device.give(damaged), out, *grid) is False
+    assert gpu.absolute_decode(device.give(damaged), out, *grid, bad=bad) is None
+    assert device.take(bad).tolist() == [0, 0, 1, 0, 0]
 
 
 # --- signs ---------------------------------------------------------------------------------------------------------------
@@ -532,6 +588,16 @@ def test_places_beyond_2_to_the_31(emulator, emulate, monkeypatch):
     out = huge(d, np.float32).reshape(1, d)
     assert gpu.quantize_decode(payload, out, *parameters(grid), 1.0)
     assert same_bits(out[0, start:], (codes[0].astype(np.float32) - 7) * (s / np.float32(7)))
+    fixed, real = huge(-(-d * bits // 8), np.uint8).reshape(1, -1), np.float32
+    monkeypatch.setattr(emulator, "first_block", start * bits // 32 // 256)
+    assert gpu.absolute_encode(*key.constants, key.ids, v, fixed, 14, bits, 0.25, True) is None
+    codes = np.clip(np.floor(tail / real(0.25) + u) + 7, 0, 14).astype(np.uint32)[None]
+    packed = np.concatenate((pack_tiles(codes[:, :1024], bits), pack(codes[:, 1024:], bits)), 1)[0]
+    np.testing.assert_array_equal(fixed[0, start // 2 :], packed)
+    monkeypatch.setattr(emulator, "first_block", start // 256)
+    assert gpu.absolute_decode(fixed, out, 14, bits, 0.25)
+    assert same_bits(out[0, start:], (codes[0].astype(real) - 7) * real(0.25))
+    monkeypatch.setattr(emulator, "first_block", blocks - 1)
     signs = huge(4 + -(-d // 8), np.uint8).reshape(1, -1)
     gpu.sign_encode(v, None, signs, False)
     np.testing.assert_array_equal(signs[0, 4 + start // 8 :], np.packbits(tail >= 0, bitorder="little"))
@@ -553,7 +619,10 @@ def test_the_order_of_threads_does_not_matter(emulator, emulate, dtype):
         gpu.sign_encode(v, None, signs, True)
         gpu.top_k(v, None, sparse, 0, 9000, code.low, values)
         gpu.unpack_places(sparse, LONG, code.low, places)
-        found.append([a.tobytes() for a in (payload, signs, sparse, values, places)])
+        drawn, fixed = np.zeros((len(v), 9000), np.int64), np.zeros((len(v), 3 * LONG // 8), np.uint8)
+        gpu.sample_places(*key.constants, key.ids, LONG, drawn)
+        gpu.absolute_encode(*key.constants, key.ids, v, fixed, 6, 3, 0.3, True)
+        found.append([a.tobytes() for a in (payload, signs, sparse, values, places, drawn, fixed)])
     assert found[0] == found[1]
 
 
@@ -597,7 +666,7 @@ def test_a_call_of_the_compiled_functions_is_a_call_of_these(emulator, emulate):
             assert not isinstance(a, np.ndarray) or same_bits(a, b), name
 
 
-@pytest.mark.parametrize("wrong", ["rows", "type", "strides", "payload", "block", "top", "out", "weights"])
+@pytest.mark.parametrize("wrong", ["rows", "type", "strides", "payload", "block", "top", "out", "weights", "codes", "k"])
 def test_a_wrong_call_is_refused(emulator, emulate, wrong):
     emulate(emulator)
     q = Quantize(4)
@@ -611,6 +680,8 @@ def test_a_wrong_call_is_refused(emulator, emulate, wrong):
         "block": lambda: gpu.quantize_decode(payload, v, 14, 4, 33, 1.0),
         "top": lambda: gpu.quantize_decode(payload, v, 16, 4, 100, 1.0),
         "out": lambda: gpu.sign_decode(payload, v),
+        "codes": lambda: gpu.absolute_decode(payload, v, 14, 4, 1.0),
+        "k": lambda: gpu.sample_places(*key, 2, np.zeros((5, 3), np.int64)),
         "weights": lambda: gpu.disagreement(v, np.arange(6), np.arange(5), np.ones(4, np.float32), u),
     }
     with pytest.raises(ValueError):
