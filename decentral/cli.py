@@ -7,6 +7,7 @@ Heavy modules are imported inside the command that needs them.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import os
 import sys
@@ -57,15 +58,18 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Of the command that the arguments begin with, else of all: eight ranks that start need no others."""
     from decentral import __version__
 
+    # for what it prints argparse asks how wide the terminal is, and imports 5 ms of modules for that in every rank
+    wanted = not arguments or not {"-h", "--help"}.isdisjoint(arguments)
+    form = functools.partial(argparse.HelpFormatter, width=None if wanted else 100)
     parser = argparse.ArgumentParser(
-        prog="decentral", description="Decentralized, peer-to-peer training with compressed messages.",
+        formatter_class=form, prog="decentral", description="Decentralized, peer-to-peer training with compressed messages.",
         epilog="Under a launcher: mpirun -n 8 python -m decentral run config.toml",
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"decentral {__version__}")
     commands = parser.add_subparsers(metavar="command", required=True)
     for name in [name for name in COMMANDS if name == next(iter(arguments), None)] or COMMANDS:
         function, text, add = COMMANDS[name]
-        made = commands.add_parser(name, help=text, description=text)
+        made = commands.add_parser(name, help=text, description=text, formatter_class=form)
         made.set_defaults(command=function)
         add(made)
     return parser

@@ -610,15 +610,16 @@ def kernels_in_words() -> str:
 
 
 def commit() -> str | None:
-    """The git commit of the installation, where it lies in a repository."""
-    import subprocess
-
-    root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():
-        return None
+    """The git commit of the installation, where it lies in a repository; read from its files, as git takes 10 ms to start."""
+    git = Path(__file__).resolve().parent.parent / ".git"
     try:
-        asked = ["git", "-C", os.fspath(root), "rev-parse", "--short=12", "HEAD"]
-        found = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
+        head = (git / "HEAD").read_text(encoding="ascii").strip()
+        name = head.removeprefix("ref: ")
+        if name != head and (git / name).exists():
+            head = (git / name).read_text(encoding="ascii").strip()
+        elif name != head:
+            packed = (git / "packed-refs").read_text(encoding="utf-8").splitlines()
+            head = next((line.split()[0] for line in packed if line.endswith(f" {name}")), "")
+    except (OSError, UnicodeDecodeError):  # no repository, or a linked one
         return None
-    return found.stdout.strip() or None
+    return head[:12] or None

@@ -26,7 +26,7 @@ from decentral.neighborhood.base import Neighborhood
 from decentral.neighborhood.mpi_exchange import Exchange
 from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
-from decentral.neighborhood.shared_memory import Machine, Shared, usable
+from decentral.neighborhood.shared_memory import Machine, Shared
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -113,9 +113,11 @@ class MPINeighborhood(Neighborhood):
         if machines is not None:
             whole, comm = comm, comm.Split(int(machines[self.rank]))
             whole.Free()
-        ranks = comm.allgather(self.rank if usable() else -1)
-        if len(ranks) > 1 and min(ranks) >= 0:
-            return Machine(comm, ranks, self.comm.Iprobe)
+        try:
+            if comm.size > 1:
+                return Machine(comm, self.rank, self.comm.Iprobe)
+        except MemoryError:
+            pass
         comm.Free()
         return None
 
@@ -137,7 +139,7 @@ class MPINeighborhood(Neighborhood):
             except NotImplementedError:  # before MPI 4; on all ranks alike
                 continue
             best = np.array([np.inf])
-            for _ in range(4):
+            for _ in range(3):
                 self.comm.Barrier()
                 start = time.perf_counter()
                 for number in range(1, 6):

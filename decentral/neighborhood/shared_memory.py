@@ -37,14 +37,17 @@ class Machine:
     """The ranks that share this one's memory. COLLECTIVE over them.
 
     comm : the communicator of these ranks;  ranks : their numbers among all;  progress : lets MPI work
+    Raises MemoryError on all of them where one cannot share memory, or sleep until it changes.
     """
 
-    def __init__(self, comm: Any, ranks: list[int], progress: Callable[[], Any]):
-        self.comm, self.ranks, self.progress = comm, ranks, progress
-        cores = os.sched_getaffinity(0)
-        every = comm.allgather((os.urandom(8).hex(), sorted(cores)))
-        self._token, self._made = every[0][0], 0
-        self.spins = SPINS if sum(bool(cores & set(others)) for _, others in every) <= len(cores) else 0
+    def __init__(self, comm: Any, rank: int, progress: Callable[[], Any]):
+        cores = os.sched_getaffinity(0) if usable() else set()
+        every = comm.allgather((rank, os.urandom(8).hex(), sorted(cores)))
+        if not all(others for _, _, others in every):
+            raise MemoryError
+        self.comm, self.ranks, self.progress = comm, [r for r, _, _ in every], progress
+        self._token, self._made = every[0][1], 0
+        self.spins = SPINS if sum(bool(cores & set(others)) for _, _, others in every) <= len(cores) else 0
 
     def memory(self, nbytes: int) -> tuple[Array, dict[int, int]]:
         """Two halves (2, bytes) uint8 of zeros that all ranks see, and where in a half each rank's `nbytes` begin. COLLECTIVE.
@@ -87,7 +90,7 @@ def aligned(nbytes: int) -> int:
 
 
 def usable() -> bool:
-    """Can this process share memory with others, and sleep until it changes?"""
+    """Can this process share memory with others?"""
     return hasattr(kernels.wire, "wait") and FOLDER.is_dir()
 
 

@@ -141,7 +141,7 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
         monkeypatch.setattr(mpi_exchange, "LARGE", 0)
     if calls == "no room" and MPI.COMM_WORLD.rank == size - 1:
         monkeypatch.setattr(shared_memory, "FOLDER", shared_memory.FOLDER / "nowhere")
-        monkeypatch.setattr(mpi, "usable", lambda: kernels.wire is not None)
+        monkeypatch.setattr(shared_memory, "usable", lambda: kernels.wire is not None)
     graph = GRAPHS["random"]
     machines = np.arange(size) // 2 if calls == "machines" else None  # as if two ranks each shared one
     hood = mpi_hood(graph, "random", calls=calls if calls in mpi.CALLS else "auto", machines=machines)
@@ -174,7 +174,7 @@ def test_one_machine_without_room_and_ranks_without_peers_elsewhere(monkeypatch:
     """A path on machines of two ranks: the first rank has no peer elsewhere; its machine has no room for shared memory."""
     from mpi4py import MPI
 
-    from decentral.neighborhood import mpi, mpi_exchange, shared_memory
+    from decentral.neighborhood import mpi_exchange, shared_memory
 
     size = MPI.COMM_WORLD.size
     if size < 3:
@@ -186,7 +186,7 @@ def test_one_machine_without_room_and_ranks_without_peers_elsewhere(monkeypatch:
             monkeypatch.setattr(mpi_exchange, "LARGE", large)
             if MPI.COMM_WORLD.rank == 0:
                 monkeypatch.setattr(shared_memory, "FOLDER", folder)
-                monkeypatch.setattr(mpi, "usable", lambda: kernels.wire is not None)
+                monkeypatch.setattr(shared_memory, "usable", lambda: kernels.wire is not None)
             hood = mpi_hood(path, "block", machines=np.arange(size) // 2)
             for k in range(3):
                 np.testing.assert_array_equal(hood.exchange(hood.to_neighbors(PLAIN, x[hood.agents] + k, k)), x[hood.known] + k)
