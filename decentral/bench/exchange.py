@@ -29,6 +29,7 @@ from decentral.estimators import Full, Oracle
 from decentral.graph import Graph, mixing
 from decentral.message import Message
 from decentral.neighborhood.mpi import MPINeighborhood
+from decentral.neighborhood.mpi_exchange import LARGE
 from decentral.problems import Logistic
 from decentral.state import Array
 
@@ -117,11 +118,18 @@ def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) 
             MPI.Prequest.Startall(made)
             MPI.Request.Waitall(made)
 
-        def ours(k: int, x: Array = x) -> float:
+        message = hood.to_neighbors(PLAIN, x, 0)
+
+        def small(k: int, message: Message = message) -> None:
+            hood._finish(hood._start((message,)))
+
+        def large(k: int, x: Array = x) -> float:
             message = hood.to_neighbors(PLAIN, x, k)
             start = time.perf_counter()
             hood._finish(hood._start((message,)))
             return time.perf_counter() - start
+
+        ours = large if size >= LARGE else small
 
         def whole(k: int, x: Array = x) -> None:
             hood.exchange(hood.to_neighbors(PLAIN, x, k))

@@ -20,76 +20,94 @@
 
 enum { MOST = 24, COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 8 };
 
-static int take(PyObject *object, Py_buffer *into, int writable) {
-    return PyObject_GetBuffer(object, into, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0));
-}
+typedef struct {
+    Py_buffer b[MOST];
+    int count;
+} Held;
 
-static PyObject *move(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-    Py_buffer held[MOST];
-    int count = 0;
-    PyObject *result = NULL;
-    if (nargs != 3 || !PyTuple_Check(args[1]) || !PyTuple_Check(args[2])) {
-        PyErr_SetString(PyExc_TypeError, "move(table, sources, targets): an array and two tuples");
-        return NULL;
-    }
-    const Py_ssize_t sources = PyTuple_GET_SIZE(args[1]), targets = PyTuple_GET_SIZE(args[2]);
-    if (sources + targets >= MOST) {
+static Py_buffer *take(Held *held, PyObject *object, int writable) {
+    Py_buffer *b = &held->b[held->count];
+    if (held->count == MOST) {
         PyErr_SetString(PyExc_ValueError, "too many arrays in one exchange");
         return NULL;
     }
-    if (take(args[0], &held[0], 0)) return NULL;
-    count = 1;
-    for (Py_ssize_t i = 0; i < sources + targets; i++, count++)
-        if (take(i < sources ? PyTuple_GET_ITEM(args[1], i) : PyTuple_GET_ITEM(args[2], i - sources), &held[count],
-                 i >= sources))
-            goto done;
-    if (held[0].itemsize != 8 || held[0].len % (8 * COLUMNS)) {
-        PyErr_SetString(PyExc_ValueError, "the table needs rows of five int64");
-        goto done;
+    if (PyObject_GetBuffer(object, b, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0))) return NULL;
+    held->count++;
+    return b;
+}
+
+static int take_all(Held *held, PyObject *tuple, int writable) {
+    if (!PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "needs a tuple of arrays");
+        return 0;
     }
-    const int64_t *row = held[0].buf, *end = row + held[0].len / 8;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++)
+        if (!take(held, PyTuple_GET_ITEM(tuple, i), writable)) return 0;
+    return 1;
+}
+
+static void release(Held *held) {
+    while (held->count) PyBuffer_Release(&held->b[--held->count]);
+}
+
+/* The pieces of a table, from the `sources` arrays that follow it in `held` to the `targets` behind these. */
+static int copy(const Held *held, int64_t sources, int64_t targets) {
+    const Py_buffer *table = &held->b[0], *from = table + 1, *to = from + sources;
+    if (table->itemsize != 8 || table->len % (8 * COLUMNS)) {
+        PyErr_SetString(PyExc_ValueError, "the table needs rows of five int64");
+        return 0;
+    }
+    const int64_t *row = table->buf, *end = row + table->len / 8;
     for (const int64_t *r = row; r < end; r += COLUMNS) {
         const int64_t bytes = r[4];
         if (r[0] < 0 || r[0] >= sources || r[2] < 0 || r[2] >= targets || bytes < 0 || r[1] < 0 || r[3] < 0 ||
-            r[1] > held[1 + r[0]].len - bytes || r[3] > held[1 + sources + r[2]].len - bytes) {
+            r[1] > from[r[0]].len - bytes || r[3] > to[r[2]].len - bytes) {
             PyErr_SetString(PyExc_ValueError, "a piece lies outside of its array");
-            goto done;
+            return 0;
         }
     }
     Py_BEGIN_ALLOW_THREADS
     for (const int64_t *r = row; r < end; r += COLUMNS)
-        memcpy((char *)held[1 + sources + r[2]].buf + r[3], (const char *)held[1 + r[0]].buf + r[1], (size_t)r[4]);
+        memcpy((char *)to[r[2]].buf + r[3], (const char *)from[r[0]].buf + r[1], (size_t)r[4]);
     Py_END_ALLOW_THREADS
-    result = Py_NewRef(Py_None);
+    return 1;
+}
+
+static int arguments(Py_ssize_t given, Py_ssize_t expected) {
+    if (given != expected) PyErr_SetString(PyExc_TypeError, "wrong number of arguments");
+    return given == expected;
+}
+
+static PyObject *move(PyObject *self, PyObject *const *args, Py_ssize_t nargs) { /* (table, sources, targets) */
+    Held held = {.count = 0};
+    PyObject *result = NULL;
+    if (!arguments(nargs, 3) || !take(&held, args[0], 0) || !take_all(&held, args[1], 0)) goto done;
+    const int64_t sources = held.count - 1;
+    if (take_all(&held, args[2], 1) && copy(&held, sources, held.count - 1 - sources)) result = Py_NewRef(Py_None);
 done:
-    while (count) PyBuffer_Release(&held[--count]);
+    release(&held);
     return result;
 }
 
-/* Indices of the offsets at which the buffer does not hold the header. */
-static PyObject *unlike(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-    Py_buffer held[3];
-    int count = 0;
-    PyObject *found = NULL;
-    if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "unlike(buffer, offsets, header)");
-        return NULL;
-    }
-    for (; count < 3; count++)
-        if (take(args[count], &held[count], 0)) goto done;
-    if (!(found = PyList_New(0))) goto done;
-    const int64_t *offset = held[1].buf;
-    for (Py_ssize_t i = 0; i < held[1].len / 8; i++) {
-        const int inside = offset[i] >= 0 && offset[i] <= held[0].len - held[2].len;
-        if (inside && !memcmp((const char *)held[0].buf + offset[i], held[2].buf, (size_t)held[2].len)) continue;
-        PyObject *index = PyLong_FromSsize_t(i);
-        if (!index || PyList_Append(found, index)) Py_CLEAR(found);
-        Py_XDECREF(index);
-        if (!found) goto done;
-    }
-done:
-    while (count) PyBuffer_Release(&held[--count]);
-    return found;
+/* The first index of the offsets (int64) at which the buffer does not hold the header; their number where none is. */
+static int64_t first_unlike(const Py_buffer *buffer, const Py_buffer *offsets, const Py_buffer *header) {
+    const int64_t *offset = offsets->buf, most = buffer->len - header->len;
+    int64_t i = 0;
+    for (; i < offsets->len / 8; i++)
+        if (offset[i] < 0 || offset[i] > most || memcmp((const char *)buffer->buf + offset[i], header->buf, (size_t)header->len))
+            break;
+    return i;
+}
+
+static PyObject *unlike(PyObject *self, PyObject *const *args, Py_ssize_t nargs) { /* (buffer, offsets, header): the first index */
+    Held held = {.count = 0};
+    PyObject *result = NULL;
+    const Py_buffer *buffer, *offsets, *header;
+    if (arguments(nargs, 3) && (buffer = take(&held, args[0], 0)) && (offsets = take(&held, args[1], 0)) &&
+        (header = take(&held, args[2], 0)))
+        result = PyLong_FromLongLong(first_unlike(buffer, offsets, header));
+    release(&held);
+    return result;
 }
 
 #ifdef __linux__
@@ -105,35 +123,28 @@ static int place(const Py_buffer *buffer, int64_t at) {
     return 0;
 }
 
-/* post(buffer, at, header): announce what has been written, and wake who sleeps on it; returns the number that was there. */
+/* post(table, sources, buffer, at, header): copy pieces into the buffer, announce them in the header at `at`, and wake who
+ * sleeps on it; returns the number that was there. */
 static PyObject *post(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-    Py_buffer held[2];
-    int count = 0;
+    Held held = {.count = 0};
     PyObject *result = NULL;
-    if (nargs != 3) {
-        PyErr_SetString(PyExc_TypeError, "post(buffer, at, header)");
-        return NULL;
-    }
-    const int64_t at = PyLong_AsLongLong(args[1]);
-    if (at == -1 && PyErr_Occurred()) return NULL;
-    if (take(args[0], &held[count], 1)) goto done;
-    count++;
-    if (take(args[2], &held[count], 0)) goto done;
-    count++;
-    if (!place(&held[0], at)) goto done;
-    if (held[1].len != SLEEPERS) {
+    if (!arguments(nargs, 5) || !take(&held, args[0], 0) || !take_all(&held, args[1], 0)) goto done;
+    const int64_t sources = held.count - 1, at = PyLong_AsLongLong(args[3]);
+    const Py_buffer *buffer = take(&held, args[2], 1), *from;
+    if (PyErr_Occurred() || !place(buffer, at) || !copy(&held, sources, 1) || !(from = take(&held, args[4], 0))) goto done;
+    if (from->len != SLEEPERS) {
         PyErr_SetString(PyExc_ValueError, "a header has 16 bytes");
         goto done;
     }
-    char *header = (char *)held[0].buf + at;
+    char *header = (char *)buffer->buf + at;
     _Atomic uint32_t *word = (_Atomic uint32_t *)(header + NUMBER), *sleepers = (_Atomic uint32_t *)(header + SLEEPERS);
     uint32_t number;
-    memcpy(header, held[1].buf, NUMBER);
-    memcpy(&number, (const char *)held[1].buf + NUMBER, sizeof number);
+    memcpy(header, from->buf, NUMBER);
+    memcpy(&number, (const char *)from->buf + NUMBER, sizeof number);
     result = PyLong_FromUnsignedLong(atomic_exchange(word, number));
     if (atomic_load(sleepers)) futex(word, FUTEX_WAKE, INT32_MAX, NULL);
 done:
-    while (count) PyBuffer_Release(&held[--count]);
+    release(&held);
     return result;
 }
 
@@ -145,31 +156,29 @@ static void relax(void) {
 #endif
 }
 
-/* wait(buffer, offsets, was, spins, seconds): are the numbers at all offsets (int64) other than `was`? Looks `spins` times,
- * lets others have the core YIELDS times, which is often enough and cheaper than to sleep and be woken, then sleeps; False
- * after `seconds` of sleep. */
+/* wait(buffer, offsets, header, was, spins, seconds): until the numbers at all offsets (int64) are other than `was`; then the
+ * first index at which the header is another, or their number. Looks `spins` times, lets others have the core YIELDS times,
+ * which is often enough and cheaper than to sleep and be woken, then sleeps; None after `seconds` of sleep. */
 static PyObject *wait_for(PyObject *self, PyObject *const *args, Py_ssize_t nargs) {
-    Py_buffer held[2];
-    int count = 0, arrived = 1;
+    Held held = {.count = 0};
+    int arrived = 1;
     PyObject *result = NULL;
-    if (nargs != 5) {
-        PyErr_SetString(PyExc_TypeError, "wait(buffer, offsets, was, spins, seconds)");
-        return NULL;
-    }
-    const uint32_t was = (uint32_t)PyLong_AsUnsignedLongMask(args[2]);
-    const long long spins = PyLong_AsLongLong(args[3]);
-    const double seconds = PyFloat_AsDouble(args[4]);
-    if (PyErr_Occurred()) return NULL;
-    for (; count < 2; count++)
-        if (take(args[count], &held[count], count == 0)) goto done;
-    const int64_t *offset = held[1].buf, offsets = held[1].len / 8;
+    const Py_buffer *buffer, *all, *expected;
+    if (!arguments(nargs, 6) || !(buffer = take(&held, args[0], 1)) || !(all = take(&held, args[1], 0)) ||
+        !(expected = take(&held, args[2], 0)))
+        goto done;
+    const uint32_t was = (uint32_t)PyLong_AsUnsignedLongMask(args[3]);
+    const long long spins = PyLong_AsLongLong(args[4]);
+    const double seconds = PyFloat_AsDouble(args[5]);
+    if (PyErr_Occurred()) goto done;
+    const int64_t *offset = all->buf, offsets = all->len / 8;
     for (int64_t i = 0; i < offsets; i++)
-        if (!place(&held[0], offset[i])) goto done;
+        if (!place(buffer, offset[i])) goto done;
     Py_BEGIN_ALLOW_THREADS
     struct timespec end, now;
     int timed = 0;
     for (int64_t i = 0; i < offsets && arrived; i++) {
-        char *header = (char *)held[0].buf + offset[i];
+        char *header = (char *)buffer->buf + offset[i];
         _Atomic uint32_t *word = (_Atomic uint32_t *)(header + NUMBER), *sleepers = (_Atomic uint32_t *)(header + SLEEPERS);
         for (long long s = 0; s < spins && atomic_load_explicit(word, memory_order_acquire) == was; s++) relax();
         for (int s = 0; s < YIELDS && atomic_load_explicit(word, memory_order_acquire) == was; s++) sched_yield();
@@ -193,9 +202,9 @@ static PyObject *wait_for(PyObject *self, PyObject *const *args, Py_ssize_t narg
         atomic_fetch_sub(sleepers, 1);
     }
     Py_END_ALLOW_THREADS
-    result = PyBool_FromLong(arrived);
+    result = arrived ? PyLong_FromLongLong(first_unlike(buffer, all, expected)) : Py_NewRef(Py_None);
 done:
-    while (count) PyBuffer_Release(&held[--count]);
+    release(&held);
     return result;
 }
 #endif

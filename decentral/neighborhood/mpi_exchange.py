@@ -90,13 +90,13 @@ class Exchange:
             route.start(messages, self.header)
 
     def wait(self) -> tuple[Peer, bytes] | None:
+        wrong = None
         for route in reversed(self.routes):  # MPI first: it works while we wait in it
-            route.wait()
+            index = route.wait(self.header)
+            if index < len(route.peers):
+                wrong = route.peers[index], _header_of(route, index)
         self.pending = False
-        for route in self.routes:
-            for index in unlike(route.buffer, route.headers, self.header):
-                return route.peers[index], _header_of(route, index)
-        return None
+        return wrong
 
     def received(self, messages: Messages) -> list[Message]:
         """The messages that came back; of a large exchange their rows lie where they arrived, until the next `start`."""
@@ -188,11 +188,12 @@ class Staged(Arriving):
         else:
             MPI.Prequest.Startall(self._requests)
 
-    def wait(self) -> None:
+    def wait(self, header: bytes) -> int:
         if len(self._requests) == 1:
             self._requests[0].Wait()
         else:
             MPI.Request.Waitall(self._requests)
+        return unlike(self.buffer, self.headers, header)
 
     def free(self) -> None:
         for request in self._requests:
@@ -235,5 +236,6 @@ class Direct(Arriving):
         self._requests.append(self.comm.Isend([payload, 1, spread], rank, self.tag))
         spread.Free()
 
-    def wait(self) -> None:
+    def wait(self, header: bytes) -> int:
         MPI.Request.Waitall(self._requests)
+        return unlike(self.buffer, self.headers, header)

@@ -81,8 +81,8 @@ class Route:
         """Send our rows and this header to each peer."""
         raise NotImplementedError
 
-    def wait(self) -> None:
-        """Return when the messages of all peers are here."""
+    def wait(self, header: bytes) -> int:
+        """When the messages of all peers are here: the first peer whose header is another, or the number of peers."""
         raise NotImplementedError
 
     def free(self) -> None:
@@ -131,9 +131,10 @@ def move(pieces: Array, sources: tuple[Any, ...], targets: tuple[Array, ...]) ->
         into[target][to : to + size] = flat[source][at : at + size]
 
 
-def unlike(buffer: Array, offsets: Array, header: bytes) -> list[int]:
-    """Indices of the offsets (peers,) int64 at which the buffer does not hold the header."""
+def unlike(buffer: Array, offsets: Array, header: bytes) -> int:
+    """The first index of the offsets (peers,) int64 at which the buffer does not hold the header; their number where none is."""
     if kernels.wire is not None:
-        found: list[int] = kernels.wire.unlike(buffer, offsets, header)
+        found: int = kernels.wire.unlike(buffer, offsets, header)
         return found
-    return [i for i, at in enumerate(offsets.tolist()) if buffer[at : at + HEADER].tobytes() != header]
+    odd = (i for i, at in enumerate(offsets.tolist()) if buffer[at : at + HEADER].tobytes() != header)
+    return next(odd, len(offsets))

@@ -124,7 +124,7 @@ class Shared(Route):
                 places.append(Place(half[at : at + len(own) * size].reshape(-1, size)))
             at += aligned(len(own) * size)
         self._packs = [table(p) for p in pack] if large else []
-        self._pack = table(sum(pack, []))
+        self._pack = table([] if large else sum(pack, []))
         self._pending = False
 
     def place(self, index: int) -> Place | None:
@@ -139,21 +139,22 @@ class Shared(Route):
         self._turn = 1 - self._turn
         self.buffer = self._halves[self._turn]
         payloads = tuple([m.payload for m in messages])
-        if not self._packs:
-            move(self._pack, payloads, (self.buffer,))
         for pack, payload, place in zip(self._packs, payloads, self._places[self._turn], strict=False):
             if payload is not place.rows:
                 place.clear()
                 move(pack, payloads, (self.buffer,))
         self._pending = True
-        self._was = kernels.wire.post(self.buffer, self._at, header)
+        self._was = kernels.wire.post(self._pack, payloads, self.buffer, self._at, header)
 
-    def wait(self) -> None:
-        nap = NAP
-        while not kernels.wire.wait(self.buffer, self.headers, self._was, self._machine.spins, nap):
-            self._machine.progress()
-            nap = min(2 * nap, 64 * NAP)
+    def wait(self, header: bytes) -> int:
+        nap, found = NAP, None
+        while found is None:
+            found = kernels.wire.wait(self.buffer, self.headers, header, self._was, self._machine.spins, nap)
+            if found is None:
+                self._machine.progress()
+                nap = min(2 * nap, 64 * NAP)
         self._pending = False
+        return int(found)
 
     def free(self) -> None:
         self._halves, self.buffer, self._places = self._halves[:, :0], self.buffer[:0], [[], []]
