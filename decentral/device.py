@@ -86,7 +86,8 @@ class Device:
         return gpu.cupy().empty(shape, dtype)
 
     def fetch(self, *arrays: Array) -> list[Array]:
-        """Copies on the CPU, in pinned memory; the one place where the CPU waits for the device, and it does so once.
+        """Copies on the CPU, in pinned memory; the one place where the CPU waits for the device, and it does so once, also
+        where nothing is copied: what lies on the device is then complete.
 
         Raises NonFiniteError (rows of an array of `refused_of` rows) or TransportError for what was noted up to here.
         """

@@ -67,12 +67,13 @@ class RecordTable(Struct, frozen=True):
 
 class TransportTable(Struct, frozen=True):
     """[transport]: which rank owns which agents; seconds without an arrival after which a run ends (0: never); MPI's calls;
-    threads of a rank for long rows (0: its cores)."""
+    threads of a rank for long rows (0: its cores); does MPI take rows where they lie on a device (auto: where it says so)."""
 
     placement: str | list[int] = "block"
     timeout: float = 60.0
     calls: Literal["auto", "collective", "pairs"] = "auto"
     threads: int = 0
+    device_buffers: Literal["auto", "yes", "no"] = "auto"
 
 
 class TimeTable(Struct, frozen=True):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decentral import kernels
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -74,10 +72,6 @@ class Message:
         """The message that came back: the rows of others, in the same form."""
         return Message(self.kind, payload, self.compressor, self.d, self.dtype, self.round)
 
-    def given(self, give: Callable[[Array], Array]) -> Message:
-        """The same with the payload where `give` puts it."""
-        return self.received(give(self.payload))
-
 
 class Place:
     """Memory that is lent to the payload of one message after the other: rows (rows, row_bytes) uint8."""
@@ -99,7 +93,7 @@ class Place:
 
 
 class Scattered(Message):
-    """A message that came back with its rows in several places.
+    """A message that came back with its rows in several places, on the CPU.
 
     blocks : (row, payload of the rows from there on), all rows once
     """
@@ -111,8 +105,7 @@ class Scattered(Message):
         self.blocks = blocks
 
     def decode(self) -> Array:
-        like = kernels.of(self.payload)[1]
-        out: Array = like((sum(len(payload) for _, payload in self.blocks), self.d), self.dtype)
+        out = np.empty((sum(len(payload) for _, payload in self.blocks), self.d), self.dtype)
         for row, payload in self.blocks:
             self.compressor.decode_into(payload, out[row : row + len(payload)])
         return out
@@ -125,6 +118,3 @@ class Scattered(Message):
             if step != 1:
                 estimate[rows] = found
         return estimate
-
-    def given(self, give: Callable[[Array], Array]) -> Message:
-        return Scattered(self, [(row, give(payload)) for row, payload in self.blocks])

@@ -102,7 +102,7 @@ class Ranks:
 
         table = experiment.transport
         how = (experiment.seed, experiment.dtype, table.timeout, table.calls)
-        hood = MPINeighborhood(graph, weights, placement, self.comm, *how)
+        hood = MPINeighborhood(graph, weights, placement, self.comm, *how, device_buffers=table.device_buffers)
         hood.agree(f"{crc32(experiment.essence.encode()):08x} {version()}")
         return hood
 

@@ -31,6 +31,7 @@ from decentral.state import Array
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
+    from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
 CALLS = ("auto", "collective", "pairs")
@@ -47,6 +48,8 @@ class MPINeighborhood(Neighborhood):
         of MPI; or one of them for all: "collective", one persistent neighborhood collective (for small messages),
         "pairs", a persistent send and receive per peer
     machines : (ranks,) as if only ranks with the same number shared memory
+    device_buffers : does MPI take rows where they lie on a device: "yes", "no" (they go by way of pinned memory), or "auto",
+        where the library says that it can; one that cannot ends in a segmentation fault
     latency : seconds of an exchange of 1 KiB, measured here
 
     Raises TransportError when the ranks do not agree on graph, placement or seed, or a rank would own no agent.
@@ -64,6 +67,7 @@ class MPINeighborhood(Neighborhood):
         timeout: float = 60.0,
         calls: str = "auto",
         machines: Array | None = None,
+        device_buffers: str = "auto",
     ):
         comm = MPI.COMM_WORLD if comm is None else comm
         placement = np.asarray(placement, dtype=np.int64)
@@ -75,6 +79,7 @@ class MPINeighborhood(Neighborhood):
             )
         super().__init__(graph, mixing, np.flatnonzero(placement == comm.rank), seed, dtype)
         self.transport = ""
+        self._device_buffers, self.buffers_there = device_buffers, False
         self.comm = comm.Dup()  # no tag of ours can meet a tag of the user's
         self.rank, self.ranks, self.timeout, self.placement = comm.rank, comm.size, timeout, placement
         ranks = sorted(set(placement[self.known].tolist()) - {self.rank})
@@ -106,6 +111,14 @@ class MPINeighborhood(Neighborhood):
                 + ("Set OMPI_MCA_mpi_yield_when_idle=1 (launch/mpirun.sh does), or start" if "Open MPI" in library() else "Start")
                 + " fewer ranks"
             )
+
+    def to_device(self, device: Device) -> None:
+        super().to_device(device)
+        how = self._device_buffers
+        self.buffers_there = self.calls != "memory" and (how == "yes" or (how == "auto" and takes_device_memory(MPI.COMM_WORLD)))
+        by = "by way of pinned memory" if not self.buffers_there else "by MPI from and to device memory"
+        why = " (MPI does not say that it takes device memory)" * (how == "auto" and not self.buffers_there and self.calls != "memory")
+        self.transport += f", rows of the device {by}{why}"
 
     def _machine(self, machines: Array | None) -> Machine | None:
         """The ranks that share memory with this one; None on all of them where they cannot. COLLECTIVE."""
@@ -173,9 +186,6 @@ class MPINeighborhood(Neighborhood):
         return None if lender is None or self.device is not None else lender[0].place(lender[1])
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
-        if self.device is not None:  # the one place of a round where the CPU waits for the device
-            payloads = self._fetch(*[m.payload for m in messages])
-            messages = tuple([m.received(rows) for m, rows in zip(messages, payloads, strict=True)])
         form = tuple([m.form for m in messages])
         exchange = self.exchanges.get(form)
         if exchange is None:
@@ -186,7 +196,12 @@ class MPINeighborhood(Neighborhood):
                 for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
                     self._lenders[one] = None if one in self._lenders else (exchange.shared, i)
         self._number += 1
-        exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF)
+        copies: tuple[Message, ...] = ()
+        if self.device is not None:  # the one place of a round where the CPU waits for the device
+            copied = messages if exchange.copied else ()
+            payloads = self._fetch(*[m.payload for m in copied])
+            copies = tuple([m.received(rows) for m, rows in zip(copied, payloads, strict=True)])
+        exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF, copies)
         self._sent += exchange.nbytes
         return exchange, messages
 
@@ -199,8 +214,7 @@ class MPINeighborhood(Neighborhood):
             peer, found = wrong
             who = f"rank {self.rank} in round {messages[0].round} received from rank {peer.rank}"
             raise TransportError(f"{who} {exchange.mismatch(found)}")
-        received = exchange.received(messages)
-        return received if self.device is None else [m.given(self.give) for m in received]
+        return exchange.received(messages)
 
     def forget(self, compressor: Compressor) -> None:
         super().forget(compressor)
@@ -305,6 +319,14 @@ def library() -> str:
     """The MPI library in a line."""
     first = MPI.Get_library_version().splitlines()[0].split(",")[0].strip("\x00 ")
     return " ".join(first.replace("Version:", "").split())  # MPICH says "MPICH Version:      4.0.2"
+
+
+def takes_device_memory(comm: MPI.Comm) -> bool:
+    """Does the library say, as MPI 4.1 has it, that it sends from and receives into memory of CUDA devices?"""
+    info = comm.Get_info()
+    kinds = [kind.strip().split(":") for kind in (info.Get("mpi_memory_alloc_kinds") or "").split(",")]
+    info.Free()
+    return any(name == "cuda" and (not which or "device" in which) for name, *which in kinds)
 
 
 def hosts(comm: MPI.Comm | None = None) -> list[str]:

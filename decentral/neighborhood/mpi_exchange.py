@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mpi4py import MPI
@@ -24,6 +24,7 @@ from decentral.neighborhood.shared_memory import Shared
 from decentral.state import Array
 
 if TYPE_CHECKING:
+    from decentral.device import Device
     from decentral.neighborhood.mpi import MPINeighborhood
 
 MAGIC, VERSION = 0xDEC1, 2
@@ -39,12 +40,14 @@ class Exchange:
     """One form of exchange, as given by the kinds, compressors and widths of its messages. Made on all ranks at once.
 
     start(messages, k, number) sends exchange `number` in round k; wait() returns None, or a peer whose header is not the
-    expected one, and that header; received(messages) are then the messages that came.
+    expected one, and that header; received(messages) are then the messages that came. Messages on a device are
+    complete when they are started; where `copied` says that a route needs them, `copies` are the same on the CPU.
     """
 
     def __init__(self, hood: MPINeighborhood, messages: Messages):
         row_bytes = [m.row_bytes for m in messages]
-        self.large = sum(row_bytes) >= LARGE  # the same on all ranks
+        self.device = hood.device
+        self.large = self.device is not None or sum(row_bytes) >= LARGE  # the same on all ranks
         self.compressors = [m.compressor for m in messages]  # kept, so that their ids stay theirs
         self.shapes = [(hood.n + hood.g if m.kind == "agents" else hood.m, m.row_bytes) for m in messages]
         self.what = " and ".join(f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}" for m in messages)
@@ -74,6 +77,9 @@ class Exchange:
         # rows that stay here, for each message: what they are among its rows, and among those that come back
         own = np.arange(hood.n)
         self.here = [runs(own, own) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
+        if self.device is not None:
+            self._keep, self._bring = self._plan(self.device, row_bytes)
+        self.copied = self.device is not None and any(route.there is None for route in self.routes)
         pieces = []
         for i, (here, size) in enumerate(zip(self.here, row_bytes, strict=True)):
             pieces += [(len(self.routes) + i, a * size, i, b * size, count * size) for a, b, count in here]
@@ -81,13 +87,13 @@ class Exchange:
             pieces += [(source, at, i, b * row_bytes[i], count * row_bytes[i]) for at, i, b, count in route.pieces]
         self._unpack = table(pieces)
 
-    def start(self, messages: Messages, k: int, number: int) -> None:
+    def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
         if self.pending:
             raise TransportError(f"an exchange of {self.what} was started while one like it was not finished")
         self.pending = True
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
         for route in self.routes:
-            route.start(messages, self.header)
+            route.start(copies if copies and route.there is None else messages, self.header)
 
     def wait(self) -> tuple[Peer, bytes] | None:
         wrong = None
@@ -100,6 +106,8 @@ class Exchange:
 
     def received(self, messages: Messages) -> list[Message]:
         """The messages that came back; of a large exchange their rows lie where they arrived, until the next `start`."""
+        if self.device is not None:
+            return self._on_device(self.device, messages)
         if not self.large:
             rows = [np.empty(shape, np.uint8) for shape in self.shapes]
             move(self._unpack, (*[r.buffer for r in self.routes], *[m.payload for m in messages]), tuple(rows))
@@ -110,6 +118,35 @@ class Exchange:
                 size = messages[i].row_bytes
                 blocks[i].append((row, route.buffer[at : at + count * size].reshape(count, size)))
         return [Scattered(m, where) for m, where in zip(messages, blocks, strict=True)]
+
+    def _plan(self, device: Device, row_bytes: list[int]) -> tuple[list[Any], list[Any]]:
+        """What `_on_device` does: (message, own rows, where they belong), and (route, from, to, message, where that belongs)."""
+
+        def rows(stretches: list[tuple[int, int]]) -> Any:
+            """A slice, or their numbers on the device."""
+            if len(stretches) == 1:
+                return slice(stretches[0][0], sum(stretches[0]))
+            return device.give(np.concatenate([np.arange(a, a + n) for a, n in stretches]))
+
+        keep = [(i, rows([(a, n) for a, _, n in h]), rows([(b, n) for _, b, n in h])) for i, h in enumerate(self.here) if h]
+        bring: list[list[Any]] = []
+        for route in self.routes:
+            for at, i, row, count in route.pieces:
+                if not bring or bring[-1][0] is not route or bring[-1][2:4] != [at, i]:
+                    bring.append([route, at, at, i, []])
+                bring[-1][2] += count * row_bytes[i]  # what arrives side by side moves at once
+                bring[-1][4].append((row, count))
+        return keep, [(*where, rows(stretches)) for *where, stretches in bring]
+
+    def _on_device(self, device: Device, messages: Messages) -> list[Message]:
+        """The messages that came back, put together on the device, to which only the rows of others are brought."""
+        payloads = [device.empty(shape, np.uint8) for shape in self.shapes]
+        for i, own, to in self._keep:
+            payloads[i][to] = messages[i].payload[own]
+        for route, begin, end, i, to in self._bring:
+            rows = device.give(route.buffer[begin:end]) if route.there is None else route.there[begin:end]
+            payloads[i][to] = rows.reshape(-1, messages[i].row_bytes)
+        return [m.received(payload) for m, payload in zip(messages, payloads, strict=True)]
 
     def missing(self) -> list[Peer]:
         """The peers whose message has not come yet, as far as the headers show."""
@@ -201,10 +238,12 @@ class Staged(Arriving):
 
 
 class Direct(Arriving):
-    """MPI takes the rows from where they lie; nothing is staged. Header and messages are sent one by one."""
+    """MPI takes the rows from where they lie, also on a device; nothing is staged. Header and messages are sent one by one."""
 
     def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages):
         super().__init__(hood, peers, messages)
+        if hood.device is not None and hood.buffers_there:
+            self.there = hood.device.empty((self.layout.end,), np.uint8)
         self._requests: list[MPI.Request] = []
         self._header = np.zeros(HEADER, np.uint8)
         self._sizes = [[HEADER, *[len(p.get[m.kind]) * m.row_bytes for m in messages]] for p in peers]
@@ -218,9 +257,11 @@ class Direct(Arriving):
         self._header[:] = np.frombuffer(header, np.uint8)
         self._requests = []
         for peer, at, sizes in zip(self.peers, self.layout.starts, self._sizes, strict=True):
+            into = self.buffer
             for size in sizes:
-                self._requests.append(self.comm.Irecv([self.buffer[at : at + size], MPI.BYTE], peer.rank, self.tag))
+                self._requests.append(self.comm.Irecv([into[at : at + size], MPI.BYTE], peer.rank, self.tag))
                 at += size
+                into = self.buffer if self.there is None else self.there  # what follows the header
         for peer, give in zip(self.peers, self._give, strict=True):
             self._requests.append(self.comm.Isend([self._header, MPI.BYTE], peer.rank, self.tag))
             for message, stretches in zip(messages, give, strict=True):

@@ -67,6 +67,7 @@ class Route:
     """How the rows of one form of exchange reach some of the peers.
 
     buffer   uint8, where their messages lie when `wait` returns, until the next `start`
+    there    the same on a device: where their rows lie in place of `buffer`, which then has the headers alone; else None
     headers  (peers,) int64, where in it their headers are
     pieces   (from, message, row, count): the rows of message number `message` there, and where they belong
     """
@@ -74,6 +75,7 @@ class Route:
     def __init__(self, peers: list[Peer]):
         self.peers = peers
         self.buffer = np.empty(0, np.uint8)
+        self.there: Array | None = None
         self.headers = np.empty(0, np.int64)
         self.pieces: list[tuple[int, int, int, int]] = []
 

@@ -2,8 +2,8 @@
 
 Stricter than CuPy where CuPy is lenient, so that a run that passes here neither mixes arrays of the CPU with those of the
 device nor waits for the device without saying so: no conversion but `asarray` and `get`, no truth value, no number, no mask
-as an index; new arrays hold NaN; what `get` brings without blocking is there only after `synchronize`. All of them are
-counted. NumPy's functions are those that are named here, because CuPy has them.
+as an index; new arrays hold NaN; what `get` brings without blocking is there only after `synchronize`, and so is what MPI takes from
+device memory. All of them are counted. NumPy's functions are those that are named here, because CuPy has them.
 """
 
 from __future__ import annotations
@@ -58,6 +58,13 @@ class ndarray(NDArrayOperatorsMixin):
     def __iter__(self):
         return map(ndarray, self.host) if self.ndim > 1 else refuse("a number for a number")
 
+    @property
+    def __cuda_array_interface__(self):
+        """For MPI, which does not wait for the device."""
+        if working:
+            refuse("memory of a device that is at work")
+        return self.host.__array_interface__
+
     def _index(self, at):
         for a in at if isinstance(at, tuple) else (at,):
             if isinstance(a, ndarray) and a.dtype == bool or isinstance(a, list):
@@ -68,11 +75,13 @@ class ndarray(NDArrayOperatorsMixin):
         return ndarray(self.host[self._index(at)])
 
     def __setitem__(self, at, value):
+        work()
         self.host[self._index(at)] = here(value)
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
         if method != "__call__" or ufunc not in UFUNCS:
             refuse(f"{ufunc.__name__}.{method}")
+        work()
         if out is not None:
             kwargs["out"] = tuple(o.host if isinstance(o, ndarray) else refuse("out") for o in out)
         result = ufunc(*here(inputs), **{k: v if k == "out" else here(v) for k, v in kwargs.items()})
@@ -81,6 +90,7 @@ class ndarray(NDArrayOperatorsMixin):
     def __array_function__(self, function, types, args, kwargs):
         if function not in FUNCTIONS:
             refuse(function.__name__)
+        work()
         result = there(function(*here(args), **{k: here(v) for k, v in kwargs.items()}))
         return filled(result) if function is np.empty_like else result
 
@@ -115,6 +125,7 @@ class ndarray(NDArrayOperatorsMixin):
 
     def get(self, out=None, blocking=True):
         counts["fetched"] += 1
+        moved["fetched"] += self.nbytes
         out = np.empty_like(self.host) if out is None else out
         assert out.flags.c_contiguous and (out.dtype, out.shape) == (self.dtype, self.shape)
         if not blocking:
@@ -127,10 +138,23 @@ class ndarray(NDArrayOperatorsMixin):
 
 counts = Counter()
 """given: arrays that came; fetched: arrays that were read; waited: how often the CPU waited for the device."""
+moved = Counter()
+"""given, fetched: bytes of these arrays."""
 waiting = []
 
 
+working = False
+"""Was the device given work that nobody waited for?"""
+
+
+def work():
+    global working
+    working = True
+
+
 def synchronize():
+    global working
+    working = False
     counts["waited"] += 1
     for out, values in waiting:
         out[...] = values
@@ -146,6 +170,7 @@ def filled(a):
 def asarray(a):
     assert isinstance(a, np.ndarray)
     counts["given"] += 1
+    moved["given"] += a.nbytes
     return ndarray(a.copy())
 
 
@@ -171,6 +196,6 @@ class Cupy:
 
     def RawModule(self, code, options, name_expressions):
         def function(name):
-            return lambda blocks, threads, args: self.emulator.launch(name, blocks, threads, [here(a) for a in args])
+            return lambda blocks, threads, args: work() or self.emulator.launch(name, blocks, threads, [here(a) for a in args])
 
         return SimpleNamespace(get_function=function)

@@ -233,13 +233,19 @@ def test_damaged_bytes_are_raised_with_the_next_rows(cuda, c):
 # --- over MPI ------------------------------------------------------------------------------------------------------------
 
 
-def on_ranks(how):
+def on_ranks(how, **others):
     from mpi4py import MPI
 
     from decentral.neighborhood.mpi import MPINeighborhood
 
     g = Graph.from_networkx(nx.cycle_graph(10))
-    return MPINeighborhood(g, mixing(g), place(10, MPI.COMM_WORLD.size, how), seed=7)
+    return MPINeighborhood(g, mixing(g), place(10, MPI.COMM_WORLD.size, how), seed=7, **others)
+
+
+def bytes_of_others(hood):
+    """What a rank receives in a round in which it makes each of its exchanges once."""
+    rows = {"agents": hood.g, "arcs": hood.m - len(hood.local)}
+    return sum(rows[kind] * size for form, e in hood.exchanges.items() for (kind, *_), (_, size) in zip(form, e.shapes, strict=True))
 
 
 @pytest.mark.mpi
@@ -247,22 +253,97 @@ def on_ranks(how):
 @pytest.mark.parametrize("c", [*COMPRESSORS, DRAWN])
 @pytest.mark.parametrize("name", ["lt-admm-cc", "dpdc2"])
 def test_ranks_have_the_bits_of_one_process(small_emulator, stand_in, name, c, how):
-    """And wait once a round, where they send: for the payloads and for what was noted."""
-    table, problem = table_of(name, c), quadratic()
+    """And wait once a round, where they send: for the payloads and for what was noted. What comes back are rows of others."""
     hood = on_ranks(how)
     hood.to_device(stand_in(small_emulator))
+    counts, moved = have_the_bits_of_one_process(hood, table_of(name, c))
+    assert counts["waited"] == 6 and counts["fetched"] == 6 * 3
+    assert moved["given"] == 6 * bytes_of_others(hood)
+    assert how == "cyclic" or counts["given"] == 6 * 2 * len(hood.peers)
+    hood.close()
+
+
+def have_the_bits_of_one_process(hood, table):
+    """After seven rounds; returns the counts of the last six of them, and the bytes."""
+    problem = quadratic()
     own = Quadratic(problem.Q[hood.agents], problem.c[hood.agents])
     one, other = start(table, problem, hood_of(nx.cycle_graph(10))), start(table, own, hood)
     other.method = one.method  # tuned to all agents
-    advance(one, 6)
+    advance(one, 7)
+    advance(other, 1)  # what makes the exchanges
     strict.counts.clear()
+    strict.moved.clear()
     advance(other, 6)
-    assert strict.counts == {"waited": 6, "fetched": 6 * 3, "given": 6 * 2}
+    counts, moved = strict.counts.copy(), strict.moved.copy()
     index = {"agents": hood.agents, "known": hood.known, "arcs": hood.arcs}
     found = arrays(other)
     for key, kind, a in rows(one.state):
         assert a[index[kind]].tobytes() == found[key].tobytes(), key
+    return counts, moved
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("how", ["block", "cyclic"])
+@pytest.mark.parametrize("name, c", [("lt-admm-cc", COMPRESSORS[1]), ("dpdc2", COMPRESSORS[0]), ("lead", DRAWN)])
+def test_ranks_of_other_machines_send_from_device_memory(small_emulator, stand_in, name, c, how):
+    """MPI takes and brings the rows there, and is told to only when the device is done; what is fetched are the notes."""
+    from mpi4py import MPI
+
+    hood = on_ranks(how, machines=np.arange(MPI.COMM_WORLD.size), device_buffers="yes")
+    hood.to_device(stand_in(small_emulator))
+    counts, _ = have_the_bits_of_one_process(hood, table_of(name, c))
+    assert counts == {"waited": 6, "fetched": 6} and "from and to device memory" in hood.transport
     hood.close()
+
+
+@pytest.mark.mpi
+def test_some_rows_go_by_device_memory_and_some_do_not(small_emulator, stand_in):
+    """Two ranks a machine: from three ranks on there are others."""
+    from mpi4py import MPI
+
+    hood = on_ranks("cyclic", machines=np.arange(MPI.COMM_WORLD.size) // 2, device_buffers="yes")
+    hood.to_device(stand_in(small_emulator))
+    counts, moved = have_the_bits_of_one_process(hood, table_of("lt-admm-cc", COMPRESSORS[1]))
+    assert counts["waited"] == 6 and counts["fetched"] == 6 * (3 if hood.near else 1)
+    assert (moved["given"] > 0) == bool(hood.near)
+    hood.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("device_buffers", ["auto", "no"])
+def test_rows_go_by_pinned_memory_unless_mpi_says_otherwise(small_emulator, stand_in, device_buffers):
+    from mpi4py import MPI
+
+    from decentral.neighborhood.mpi import takes_device_memory
+
+    if takes_device_memory(MPI.COMM_WORLD):
+        pytest.skip("this MPI takes device memory")
+    hood = on_ranks("cyclic", machines=np.arange(MPI.COMM_WORLD.size), device_buffers=device_buffers)
+    hood.to_device(stand_in(small_emulator))
+    counts, moved = have_the_bits_of_one_process(hood, table_of("lt-admm-cc", COMPRESSORS[1]))
+    assert counts["waited"] == 6 and counts["fetched"] == 6 * 3
+    assert moved["given"] == 6 * bytes_of_others(hood)
+    assert "by way of pinned memory" in hood.transport
+    hood.close()
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    "kinds, yes",
+    [
+        ("", False), ("mpi,system", False), ("mpi, cuda:host", False), ("rocm:device", False), ("nocuda", False),
+        ("cuda", True), ("system,cuda:device", True), ("cuda:host:device", True),
+    ],
+)  # fmt: skip
+def test_what_mpi_says_of_device_memory(kinds, yes):
+    from mpi4py import MPI
+
+    from decentral.neighborhood.mpi import takes_device_memory
+
+    info = MPI.Info.Create()
+    if kinds:
+        info.Set("mpi_memory_alloc_kinds", kinds)
+    assert takes_device_memory(SimpleNamespace(Get_info=lambda: info)) is yes
 
 
 @pytest.mark.mpi
@@ -303,12 +384,15 @@ def test_a_run(cuda, tmp_path):
 
 
 @pytest.mark.mpi
-def test_a_run_on_ranks_that_share_devices(small_emulator, stand_in, tmp_path):
+@pytest.mark.parametrize("transport", [{}, {"calls": "pairs", "device_buffers": "yes"}], ids=["auto", "device"])
+def test_a_run_on_ranks_that_share_devices(small_emulator, stand_in, tmp_path, transport):
     stand_in(small_emulator)
-    one, other = run_of(experiment(tmp_path / "one", device="cuda")), decentral.run(experiment(tmp_path, device="cuda"))
+    asked = experiment(tmp_path, device="cuda", transport=transport)
+    one, other = run_of(experiment(tmp_path / "one", device="cuda")), decentral.run(asked)
     assert kernels.device.number == Ranks.start().local_rank() % 2
     if other.x is not None:  # rank 0
         assert other.record["device"] == "cuda:0 (stand-in 0)" and other.record["ranks"] > 1
+        assert ("device memory" in other.record["transport"]) == bool(transport) and one.folder.name == other.folder.name
         np.testing.assert_array_equal(other.x, one.x)
         assert other.row["wire_bytes"] == one.row["wire_bytes"]
 
@@ -357,6 +441,7 @@ def test_a_run_that_diverges(cuda, tmp_path):
     [
         ({"device": "gpu"}, 'give "cpu", "cuda"'),
         ({"device": "cuda:x"}, 'give "cpu", "cuda"'),
+        ({"transport": {"device_buffers": "maybe"}}, 'give one of "auto", "yes", "no"'),
     ],
 )  # fmt: skip
 def test_what_a_configuration_may_not_ask(tmp_path, table, sentence):
