@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decentral import experiment, runner
+from decentral import experiment, kernels, runner
 from decentral.neighborhood import launched
 from tests.cli.conftest import TEXT
 
@@ -46,7 +46,8 @@ def mpirun(ranks: int, *arguments: str, seconds: float = 60) -> tuple[int, str, 
 
 
 def ours(err: str) -> list[str]:
-    return [line for line in err.splitlines() if line.startswith("decentral: ")]
+    """What we say, without the warning that the machine is busy."""
+    return [line for line in err.splitlines() if line.startswith("decentral: ") and "warning: 1 KiB" not in line]
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +135,7 @@ def test_a_rank_that_diverges_alone_is_named() -> None:
 @pytest.mark.parametrize("calls", ["auto", "pairs"])
 def test_a_hang_explains_itself(calls: str, when: int, sentence: str) -> None:
     """A rank that stops answering: its neighbor says who waits for whom, on which arc, in which round; status 1."""
-    if calls == "pairs" and when == 0:
+    if (calls == "pairs" or kernels.wire is None) and when == 0:
         sentence = "in round 0 for rank 1"
     Path("raises.py").write_text(RAISES)
     sets = [f"algorithm.{s}" for s in ("name=raises.py:Raises", "kind=stuck", f"when={when}")]
