@@ -392,7 +392,7 @@ def test_a_run_on_ranks_that_share_devices(small_emulator, stand_in, tmp_path, t
     assert kernels.device.number == Ranks.start().local_rank() % 2
     if other.x is not None:  # rank 0
         assert other.record["device"] == "cuda:0 (stand-in 0)" and other.record["ranks"] > 1
-        assert ("device memory" in other.record["transport"]) == bool(transport) and one.folder.name == other.folder.name
+        assert ("from and to device memory" in other.record["transport"]) == bool(transport) and one.folder.name == other.folder.name
         np.testing.assert_array_equal(other.x, one.x)
         assert other.row["wire_bytes"] == one.row["wire_bytes"]
 

@@ -156,11 +156,11 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
             kept.append(where.exchange(*messages))
             kept.append((where.exchange(where.to_neighbors(PLAIN, x[where.agents], k)), where.spread(x[where.agents])))
             moving.append(where.exchange(where.to_neighbors(q, x[where.agents], k, minus=u[where]), onto=u[where], step=0.5))
-    far, near = "Direct" if large else "Staged", "Shared" if compiled else None
+    far, near = "Direct" if large else "Staged", "Shared" if kernels.wire is not None else None
     expected = {"auto": {near or far}, "machines": {near or far, *[far] * (size > 2)}}
     assert routes(hood) == expected.get(calls, {far})
-    assert hood.rank or ("shared memory" in hood.transport) == (compiled and calls in ("auto", "machines", "no room"))
-    assert hood.rank or ("no room" in hood.transport) == (compiled and calls == "no room")
+    assert hood.rank or ("shared memory" in hood.transport) == (near is not None and calls in ("auto", "machines", "no room"))
+    assert hood.rank or ("no room" in hood.transport) == (near is not None and calls == "no room")
     for (known, arcs), (mine, my_arcs) in zip(kept[::4] + kept[1::4], kept[2::4] + kept[3::4], strict=True):
         np.testing.assert_array_equal(mine, known[hood.known])
         np.testing.assert_array_equal(my_arcs, arcs[hood.arcs])
