@@ -2,8 +2,8 @@
 
 For each candidate two numbers are found, and the one with the least product is taken:
 
-    seconds a round    rounds of the method itself, on its own problem, ranks and network, each candidate in turn; where
-                       the configuration gives latency or bandwidth, what such a network would add
+    seconds a round    rounds of the method itself, on its own problem, ranks and network; where the configuration gives
+                       latency or bandwidth, what such a network would add
     rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold on a stand-in: diagonal quadratics with the run's L, μ, graph
                        and weights, in process, with the step sizes that the method would use
 
@@ -92,23 +92,29 @@ class Prediction:
 def seconds_of(methods: list[Any], hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> list[float]:
     """Seconds a round of each method with its compressor, of the slowest rank. COLLECTIVE. The meters are put back.
 
-    In turns, the fastest of each, because the speed of a shared machine drifts.
+    Gradients are the same work for all and may be most of it: they are measured once, so that what is left, measured
+    in turns without them, tells the candidates apart on a machine whose speed drifts.
     """
     before, evaluations = hood.meters(), oracle.evaluations.copy()
-    best = np.full(len(methods), np.inf)
+    x = hood.give(np.zeros((hood.n, d), hood.dtype))
+    same: Any = _Same(oracle(oracle.init(x), x, 0))
+    whole, rest, network = np.inf, np.full(len(methods), np.inf), np.zeros(len(methods))
     for _ in range(TURNS):
+        whole = min(whole, _window(methods[0], hood, oracle, x)[0])
         for i, method in enumerate(methods):
-            best[i] = min(best[i], _window(method, hood, oracle, d, auto))
+            spent, sent = _window(method, hood, same, x)
+            rest[i] = min(rest[i], spent)
+            network[i] = _network(method, hood, sent, auto)
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:
         hood.forget(method.compressor)  # type: ignore[attr-defined]
-    return best.tolist()
+    return (max(0.0, whole - rest[0]) + rest + network).tolist()
 
 
-def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> float:
-    """Seconds a round from the start point, the faster of two windows after a warm-up."""
-    state = method.init(hood.give(np.zeros((hood.n, d), hood.dtype)), hood, oracle)
+def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents) -> tuple[float, float]:
+    """Seconds a round from the start point x, the faster of two windows after a warm-up; bytes that an own agent sends in one."""
+    state = method.init(x.copy(), hood, oracle)
     sent, k, count, best = hood.wire_bytes, 0, 1, np.inf
     for window in range(3):  # the first makes buffers and says how long a round takes
         hood.max(np.zeros(1))  # a barrier
@@ -122,9 +128,14 @@ def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, d: int, auto:
             count = int(np.clip(BUDGET / (2 * TURNS) / max(spent, 1e-9), 1, 200))
         else:
             best = min(best, spent)
-    bytes_a_round, degree = hood.max(np.array([(hood.wire_bytes - sent) / k / max(hood.n, 1), float(hood.graph.degree[hood.agents].max())]))
-    network = auto.latency * degree * method.vectors if auto.latency is not None else 0.0
-    return best + float(network + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
+    return best, (hood.wire_bytes - sent) / k / max(hood.n, 1)
+
+
+def _network(method: Algorithm, hood: Neighborhood, sent: float, auto: Auto) -> float:
+    """Seconds that a round spends on the network of the configuration, where it gives one. COLLECTIVE."""
+    bytes_a_round, degree = hood.max(np.array([sent, float(hood.graph.degree[hood.agents].max())]))
+    waiting = auto.latency * degree * method.vectors if auto.latency is not None else 0.0
+    return float(waiting + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
 
 
 def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatrix) -> float:
@@ -151,6 +162,22 @@ def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatr
         return np.inf
     digits = np.log10(norms[0] / max(norms[-1], 1e-300)) if np.isfinite(norms[-1]) else 0.0
     return (len(norms) - 1) / digits if digits > 0.5 else np.inf
+
+
+class _Same:
+    """The oracle of gradients that cost nothing: the same wherever x is."""
+
+    def __init__(self, gradient: Agents):
+        self.gradient = gradient
+
+    def init(self, x: Agents) -> None:
+        return None
+
+    def begin(self, memory: None, x: Agents, k: int) -> None:
+        pass
+
+    def __call__(self, memory: None, x: Agents, k: int, t: int = 0) -> Agents:
+        return self.gradient.copy()
 
 
 class _StandIn:
