@@ -26,7 +26,7 @@ from decentral.neighborhood.base import Neighborhood
 from decentral.neighborhood.mpi_exchange import Exchange
 from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
-from decentral.neighborhood.shared_memory import Machine, Shared
+from decentral.neighborhood.shared_memory import Machine
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class MPINeighborhood(Neighborhood):
         self.adjacent: Any = None
         self.tag = 0  # of the form of exchange that was made last
         self.exchanges: dict[tuple[Any, ...], Exchange] = {}
-        self._lenders: dict[tuple[Any, ...], tuple[Shared, int] | None] = {}
+        self._lenders: dict[tuple[Any, ...], tuple[Exchange, int] | None] = {}
         self._number = 0
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
@@ -194,7 +194,7 @@ class MPINeighborhood(Neighborhood):
             self._watch.waiting = None
             if exchange.large and exchange.shared is not None:
                 for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
-                    self._lenders[one] = None if one in self._lenders else (exchange.shared, i)
+                    self._lenders[one] = None if one in self._lenders else (exchange, i)
         self._number += 1
         copies: tuple[Message, ...] = ()
         if self.device is not None:  # the one place of a round where the CPU waits for the device

@@ -17,7 +17,7 @@ import numpy as np
 from mpi4py import MPI
 
 from decentral.errors import TransportError
-from decentral.message import Message, Scattered
+from decentral.message import Message, Place, Scattered
 from decentral.neighborhood.base import HEADER
 from decentral.neighborhood.pieces import Layout, Messages, Peer, Route, marked, move, runs, table, unlike
 from decentral.neighborhood.shared_memory import Shared
@@ -94,6 +94,10 @@ class Exchange:
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
         for route in self.routes:
             route.start(copies if copies and route.there is None else messages, self.header)
+
+    def place(self, index: int) -> Place | None:
+        """Memory for the next payload of a message, from which it is sent without a copy; None where there is none now."""
+        return None if self.pending or self.shared is None else self.shared.place(index)
 
     def wait(self) -> tuple[Peer, bytes] | None:
         wrong = None

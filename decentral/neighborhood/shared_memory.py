@@ -125,11 +125,10 @@ class Shared(Route):
             at += aligned(len(own) * size)
         self._packs = [table(p) for p in pack] if large else []
         self._pack = table([] if large else sum(pack, []))
-        self._pending = False
 
     def place(self, index: int) -> Place | None:
-        """Where the next payload of a message can be made, in place of a copy; None where that is not possible now."""
-        if self._pending or not self._packs or not self._whole[index]:
+        """Where the next payload of a message can be made, in place of a copy; None where it cannot. Between exchanges."""
+        if not self._packs or not self._whole[index]:
             return None
         place = self._places[1 - self._turn][index]
         place.clear()
@@ -143,7 +142,6 @@ class Shared(Route):
             if payload is not place.rows:
                 place.clear()
                 move(pack, payloads, (self.buffer,))
-        self._pending = True
         self._was = kernels.wire.post(self._pack, payloads, self.buffer, self._at, header)
 
     def wait(self, header: bytes) -> int:
@@ -153,7 +151,6 @@ class Shared(Route):
             if found is None:
                 self._machine.progress()
                 nap = min(2 * nap, 64 * NAP)
-        self._pending = False
         return int(found)
 
     def free(self) -> None:
