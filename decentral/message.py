@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from decentral.state import Array
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
+    from decentral.compressors.base import Part
 
 
 class Message:
@@ -68,6 +70,10 @@ class Message:
         """
         return self.compressor.advance(self.payload, u, step)
 
+    def make(self, row: int | None = None, part: int = 0) -> Array:
+        """The payload, in which this row, or its part of that number, and all before it are ready; without a row, all."""
+        return self.payload
+
     def received(self, payload: Array) -> Message:
         """The message that came back: the rows of others, in the same form."""
         return Message(self.kind, payload, self.compressor, self.d, self.dtype, self.round)
@@ -92,29 +98,70 @@ class Place:
         self._holder = None
 
 
-class Scattered(Message):
-    """A message that came back with its rows in several places, on the CPU.
+class Deferred(Message):
+    """A message that is encoded when it is sent or looked at, so that what is encoded first can be on its way meanwhile.
 
-    blocks : (row, payload of the rows from there on), all rows once
+    payload : memory for it;  encode(first, last, part) : writes rows first..last − 1 there, or a part of row `first`
+    parts : of every row, in their order; none where rows are encoded at once
     """
 
-    __slots__ = ("blocks",)
+    __slots__ = ("_encode", "_memory", "_part", "_row", "parts")
 
-    def __init__(self, of: Message, blocks: list[tuple[int, Array]]):
-        super().__init__(of.kind, blocks[0][1], of.compressor, of.d, of.dtype, of.round)
-        self.blocks = blocks
+    def __init__(
+        self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int,
+        encode: Callable[[int, int, Part | None], None], parts: list[Part],
+    ):  # fmt: skip
+        self._encode, self.parts = encode, parts
+        self._row = self._part = 0  # what comes next
+        super().__init__(kind, payload, compressor, d, dtype, round)
+
+    @property
+    def payload(self) -> Array:  # type: ignore[override]
+        return self.make()
+
+    @payload.setter
+    def payload(self, memory: Array) -> None:
+        self._memory = memory
+
+    @property
+    def row_bytes(self) -> int:
+        return int(self._memory.shape[1])
+
+    def make(self, row: int | None = None, part: int = 0) -> Array:
+        if row is None:
+            row, part = len(self._memory) - 1, len(self.parts) - 1
+        while self.parts and (self._row, self._part) <= (row, part):
+            self._encode(self._row, self._row + 1, self.parts[self._part])
+            self._part += 1
+            if self._part == len(self.parts):
+                self._row, self._part = self._row + 1, 0
+        if self._row <= row and not self.parts:
+            self._encode(self._row, row + 1, None)
+            self._row = row + 1
+        return self._memory
+
+
+class Scattered(Message):
+    """A message that came back with its rows in several places, on the CPU, and perhaps one after the other.
+
+    rows : how many;  blocks : (row, payload of the rows from there on, part of them or None), all of all rows once
+    """
+
+    __slots__ = ("blocks", "rows")
+
+    def __init__(self, of: Message, rows: int, blocks: Iterable[tuple[int, Array, Part | None]]):
+        super().__init__(of.kind, np.empty((0, of.row_bytes), np.uint8), of.compressor, of.d, of.dtype, of.round)
+        self.rows, self.blocks = rows, blocks
 
     def decode(self) -> Array:
-        out = np.empty((sum(len(payload) for _, payload in self.blocks), self.d), self.dtype)
-        for row, payload in self.blocks:
-            self.compressor.decode_into(payload, out[row : row + len(payload)])
+        out = np.empty((self.rows, self.d), self.dtype)
+        for row, payload, part in self.blocks:
+            self.compressor.decode_into(payload, out[row : row + len(payload)], part)
         return out
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
         estimate = u if step == 1 else np.empty_like(u)
-        for row, payload in self.blocks:
+        for row, payload, part in self.blocks:
             rows = slice(row, row + len(payload))
-            found = self.compressor.advance(payload, u[rows], step)
-            if step != 1:
-                estimate[rows] = found
+            self.compressor.advance_into(payload, u[rows], step, estimate[rows], part)
         return estimate

@@ -70,13 +70,17 @@ class Block(Neighborhood):
         super().__init__(graph, weights, np.flatnonzero(placement == rank), seed, dtype)
         self.rank, self.ranks, self.board = rank, int(placement.max()) + 1, board
 
-    def _start(self, messages: tuple[Message, ...]) -> Any:
-        return messages
+    def _defers(self, compressor: Any, v: Array) -> bool:
+        return True  # so that it shows when a method changes what it is about to send
 
-    def _finish(self, pending: tuple[Message, ...]) -> list[Message]:
-        posts = self.board.exchange(self.rank, (self.agents, self.arcs, [m.payload for m in pending]))
+    def _start(self, messages: tuple[Message, ...]) -> Any:
+        return messages, [m.payload for m in messages]
+
+    def _finish(self, pending: Any) -> list[Message]:
+        messages, payloads = pending
+        posts = self.board.exchange(self.rank, (self.agents, self.arcs, payloads))
         received = []
-        for index, message in enumerate(pending):
+        for index, message in enumerate(messages):
             agents = message.kind == "agents"
             whole = np.zeros((self.graph.n_agents if agents else self.graph.n_arcs, message.row_bytes), np.uint8)
             for own, arcs, payloads in posts:
@@ -289,6 +293,7 @@ def _layouts(method: Any, case: Case, count: int) -> list[str]:
             for name, (ids, array) in block.items():
                 if not np.array_equal(_arrays(whole)[name][ids], array):
                     text = f"state.{name} has other bits on {max(placement) + 1} blocks than in one"
+                    text += ": does it look at rows of other agents, or change what it is sending?"
                     if text not in broken:
                         broken.append(text)
     return broken

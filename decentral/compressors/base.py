@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -13,6 +13,18 @@ from decentral.state import Array
 
 TILE = LANES * LANES
 SMALLEST_SCALE, LARGEST_SCALE = np.float32(2.0**-110), np.float32(2.0**126)
+
+
+class Part(NamedTuple):
+    """A part of a row that can be encoded, sent and decoded by itself: its columns, and where its bytes are in the payload.
+
+    begin, end : columns begin..end − 1
+    where : (from, to) of each stretch of bytes; the stretches of all parts make up the row
+    """
+
+    begin: int
+    end: int
+    where: tuple[tuple[int, int], ...]
 
 
 class Compressor(Protocol):
@@ -39,17 +51,30 @@ class Compressor(Protocol):
         """Rows (rows, d) from payload alone. Raises TransportError for bytes that no encoder makes."""
         ...
 
-    def encode_into(self, v: Array, key: Key, payload: Array) -> None:
-        """`encode` to bytes that are there, (rows, nbytes) uint8. This text is the definition, as below."""
-        payload[...] = self.encode(v, key)
-
-    def decode_into(self, payload: Array, out: Array) -> None:
-        """`decode` to rows that are there, (rows, d). This text is the definition, as below."""
-        out[...] = self.decode(payload, out.shape[1], out.dtype)
-
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         """Payload of x − u, rows (rows, d); see `encode`. This text is the definition, a kernel may stand for it."""
         return self.encode(x - u, key)
+
+    def cut(self, d: int, dtype: Any, nbytes: int) -> list[Part]:
+        """The parts of a row, in the order in which they are to be encoded, of about `nbytes` bytes; none where it has no parts."""
+        return []
+
+    def encode_into(self, v: Array, key: Key, payload: Array, minus: Array | None = None, part: Part | None = None) -> None:
+        """`encode`, or `encode_difference`, to bytes that are there, (rows, nbytes) uint8; of a `part` its bytes alone.
+
+        v and `minus` are whole rows also where a part of them is encoded. This text is the definition, as below.
+        """
+        payload[...] = self.encode(v, key) if minus is None else self.encode_difference(v, minus, key)
+
+    def decode_into(self, payload: Array, out: Array, part: Part | None = None) -> None:
+        """`decode` to rows that are there, (rows, d); of a `part` its columns alone."""
+        out[...] = self.decode(payload, out.shape[1], out.dtype)
+
+    def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
+        """`advance` with û to rows that are there, (rows, d), u itself where step = 1; of a `part` its columns alone."""
+        estimate = self.advance(payload, u, step)
+        if estimate is not out:
+            out[...] = estimate
 
     def advance(self, payload: Array, u: Array, step: float) -> Array:
         """Error feedback with q = decode(payload): returns û = u + q and moves u ← u + step q, in place, rows (rows, d).

@@ -40,6 +40,8 @@ import numpy as np
 from decentral import kernels
 from decentral.compressors.base import (
     TILE,
+    Compressor,
+    Part,
     damaged,
     expect,
     pack,
@@ -78,17 +80,32 @@ class Grid:
         tiles, rest = divmod(self.d, TILE)
         return 4 * self.scales + tiles * stream_bytes(TILE, self.width) + stream_bytes(rest, self.width)
 
-    def encode(self, v: Array, key: Key, minus: Array | None = None) -> Array:
-        """Rows v (rows, d), or v − minus, to payload (rows, nbytes)."""
-        on, empty = kernels.of(v)
-        payload: Array = empty((len(v), self.nbytes), np.uint8)
+    def cut(self, nbytes: int) -> list[Part]:
+        """The parts of a row: whole tiles and whole blocks each; whole tiles where the row is one block, with the first its scale."""
+        one = self.block >= self.d
+        unit = TILE if one else math.lcm(TILE, self.block)
+        width = max(1, nbytes // stream_bytes(unit, self.width)) * unit
+        parts = []
+        for begin in range(0, self.d, width) if width < self.d else ():
+            end = min(begin + width, self.d)
+            scales = (4 * (begin // self.block), 4 * -(-end // self.block))
+            first, last = (4 * self.scales + stream_bytes(column, self.width) for column in (begin, end))
+            parts.append(Part(begin, end, ((first, last),) if one and begin else (scales, (first, last))))
+        return parts
+
+    def encode(self, v: Array, key: Key, minus: Array | None, payload: Array, part: Part | None = None) -> None:
+        """Rows v (rows, d), or v − minus, to payload (rows, nbytes), or one part of them."""
+        on, _ = kernels.of(v)
         if on is not None:
             grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
             minus = minus if minus is None or minus.flags.c_contiguous else minus.copy()
-            bad = on.quantize_encode(*key.constants, key.ids, v if v.flags.c_contiguous else v.copy(), minus, payload, *grid)
+            rows = v if v.flags.c_contiguous else v.copy()
+            bad = on.quantize_encode(*key.constants, key.ids, rows, minus, payload, *grid, *_columns(part))
             if bad is not None:
                 raise NonFiniteError(bad)
-            return payload
+            return
+        if part is not None and part.begin > 0:
+            return  # without kernels the first part makes all
         if minus is not None:
             v = v - minus
         half = v.dtype.type(self.top / 2)
@@ -97,39 +114,48 @@ class Grid:
         u: Any = v.dtype.type(0.5)
         if self.dithered:
             u = (key.halves(self.d).astype(v.dtype) + v.dtype.type(0.5)) * v.dtype.type(2.0**-16)
-        y = v * self._per_entry(inv) + (u + v.dtype.type(self.top % 2 / 2))
+        y = v * self._per_entry(inv, self.d) + (u + v.dtype.type(self.top % 2 / 2))
         codes = np.clip(np.floor(y).astype(np.int64) + self.top // 2, 0, self.top).astype(np.uint32)
         payload[:, : 4 * self.scales] = s.astype("<f4").view(np.uint8)
         payload[:, 4 * self.scales :] = pack_tiles(codes, self.width)
-        return payload
 
-    def decode(self, payload: Array, dtype: Any, gain: float = 1.0) -> Array:
-        """Rows (rows, d) of `dtype`, times `gain`."""
+    def decode(self, payload: Array, out: Array, gain: float = 1.0, part: Part | None = None) -> None:
+        """Rows to out (rows, d), times `gain`, or one part of them."""
         expect(payload, self.nbytes)
-        on, empty = kernels.of(payload)
-        if on is not None:
-            out: Array = empty((len(payload), self.d), dtype)
-            rows = payload if payload.flags.c_contiguous else payload.copy()
-            if not on.quantize_decode(rows, out, self.top, self.width, self.block, gain):
-                raise damaged("a scale is out of range")
-            return out
+        on, _ = kernels.of(payload)
+        if on is None or not out.flags.c_contiguous:
+            begin, end = _columns(part) or (0, self.d)
+            out[:, begin:end] = self._decoded(payload, out.dtype, gain, begin, end)
+            return
+        rows = payload if payload.flags.c_contiguous else payload.copy()
+        if not on.quantize_decode(rows, out, self.top, self.width, self.block, gain, *_columns(part)):
+            raise damaged("a scale is out of range")
+
+    def advance(self, payload: Array, u: Array, step: float, out: Array, gain: float = 1.0, part: Part | None = None) -> None:
+        """`Compressor.advance_into` with gain · q; one pass over u where a kernel serves these rows."""
+        expect(payload, self.nbytes)
+        on, _ = kernels.of(u)
+        fused = on is not None and u.flags.c_contiguous and out.flags.c_contiguous
+        if not fused:
+            begin, end = _columns(part) or (0, self.d)
+            q = self._decoded(payload, u.dtype, gain, begin, end)
+            if step != 1:
+                out[:, begin:end] = u[:, begin:end] + q
+            u[:, begin:end] += q if step == 1 else step * q
+            return
+        rows, estimate = payload if payload.flags.c_contiguous else payload.copy(), None if step == 1 else out
+        if not on.quantize_advance(rows, u, estimate, self.top, self.width, self.block, gain, step, *_columns(part)):
+            raise damaged("a scale is out of range")
+
+    def _decoded(self, payload: Array, dtype: Any, gain: float, begin: int, end: int) -> Array:
+        """Columns begin..end − 1 of the decoded rows, in NumPy; they begin with a tile and a block."""
         real = np.dtype(dtype).type
         half = real(self.top / 2)
-        step = read_scales(payload, self.scales).astype(dtype) / half * real(gain)
-        codes = np.minimum(unpack_tiles(payload[:, 4 * self.scales :], self.d, self.width), self.top)
-        return (codes.astype(dtype) - half) * self._per_entry(step)
-
-    def advance(self, payload: Array, u: Array, step: float, gain: float = 1.0) -> Array | None:
-        """`Compressor.advance` in one pass over u; None, and nothing done, where no kernel serves these rows."""
-        on, _ = kernels.of(u)
-        if on is None or not u.flags.c_contiguous:
-            return None
-        expect(payload, self.nbytes)
-        estimate = None if step == 1 else np.empty_like(u)
-        grid = (self.top, self.width, self.block, gain, step)
-        if not on.quantize_advance(payload if payload.flags.c_contiguous else payload.copy(), u, estimate, *grid):
-            raise damaged("a scale is out of range")
-        return u if estimate is None else estimate
+        scales = read_scales(payload[:, 4 * (begin // self.block) :], -(-end // self.block) - begin // self.block)
+        step = scales.astype(dtype) / half * real(gain)
+        codes = payload[:, 4 * self.scales + stream_bytes(begin, self.width) :]
+        codes = np.minimum(unpack_tiles(codes, end - begin, self.width), self.top)
+        return (codes.astype(dtype) - half) * self._per_entry(step, end - begin)
 
     def _magnitudes(self, v: Array) -> Array:
         """(rows, scales) float64: largest magnitude or 2-norm of every block."""
@@ -142,12 +168,68 @@ class Grid:
         with np.errstate(over="ignore"):
             return np.maximum(largest, np.sqrt(tree_sum(blocks * blocks)))
 
-    def _per_entry(self, of_blocks: Array) -> Array:
-        return of_blocks if self.scales == 1 else np.repeat(of_blocks, self.block, axis=1)[:, : self.d]
+    def _per_entry(self, of_blocks: Array, count: int) -> Array:
+        return of_blocks if self.scales == 1 else np.repeat(of_blocks, self.block, axis=1)[:, :count]
 
 
 grid_of = lru_cache(maxsize=256)(Grid)
 """A Grid, made once for each set of parameters."""
+
+
+def _columns(part: Part | None) -> tuple[int, int] | tuple[()]:
+    """(begin, end), or nothing, which is all."""
+    return () if part is None else (part.begin, part.end)
+
+
+class OnGrid(Compressor):
+    """A compressor that rounds to a grid, times a gain."""
+
+    def grid(self, d: int) -> Grid:
+        """The grid of rows of d entries."""
+        raise NotImplementedError
+
+    def gain(self, d: int) -> float:
+        """What decoded rows of d entries are multiplied by."""
+        return 1.0
+
+    def cut(self, d: int, dtype: Any, nbytes: int) -> list[Part]:
+        return self.grid(d).cut(nbytes)
+
+    def encode(self, v: Array, key: Key) -> Array:
+        return self._encode(v, key, None)
+
+    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
+        return self._encode(x, key, u)
+
+    def _encode(self, v: Array, key: Key, minus: Array | None) -> Array:
+        grid = self.grid(v.shape[1])
+        payload: Array = kernels.of(v)[1]((len(v), grid.nbytes), np.uint8)
+        grid.encode(v, key, minus, payload)
+        return payload
+
+    def encode_into(self, v: Array, key: Key, payload: Array, minus: Array | None = None, part: Part | None = None) -> None:
+        self.grid(v.shape[1]).encode(v, key, minus, payload, part)
+
+    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
+        out: Array = kernels.of(payload)[1]((len(payload), d), dtype)
+        self.decode_into(payload, out)
+        return out
+
+    def decode_into(self, payload: Array, out: Array, part: Part | None = None) -> None:
+        d = out.shape[1]
+        self.grid(d).decode(payload, out, self.gain(d), part)
+
+    def advance(self, payload: Array, u: Array, step: float) -> Array:
+        out = u if step == 1 else np.empty_like(u)
+        self.advance_into(payload, u, step, out)
+        return out
+
+    def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
+        d = u.shape[1]
+        self.grid(d).advance(payload, u, step, out, self.gain(d), part)
+
+    def nbytes(self, d: int, dtype: Any) -> int:
+        return self.grid(d).nbytes
 
 
 def pack_tiles(codes: Array, width: int) -> Array:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
 
 from decentral import kernels
-from decentral.compressors.base import Compressor, all_finite, copy_finite, damaged, expect, refuse_non_finite
+from decentral.compressors.base import Compressor, Part, all_finite, copy_finite, damaged, expect, refuse_non_finite
 from decentral.random import Key
 from decentral.state import Array
 
@@ -25,9 +26,18 @@ class Identity(Compressor):
         self.encode_into(v, key, payload)  # a copy: the state may change before the message has left
         return payload
 
-    def encode_into(self, v: Array, key: Key, payload: Array) -> None:
-        if not copy_finite(v, payload.view(v.dtype), to_send=True):
-            refuse_non_finite(v)
+    def cut(self, d: int, dtype: Any, nbytes: int) -> list[Part]:
+        size = np.dtype(dtype).itemsize
+        ends = [*range(0, d, max(1, nbytes // size)), d]
+        return [Part(a, b, ((a * size, b * size),)) for a, b in pairwise(ends)] if len(ends) > 2 else []
+
+    def encode_into(self, v: Array, key: Key, payload: Array, minus: Array | None = None, part: Part | None = None) -> None:
+        columns = slice(None) if part is None else slice(part.begin, part.end)
+        v, row = v[:, columns], payload.view(v.dtype)[:, columns]
+        if minus is not None:
+            np.subtract(v, minus[:, columns], out=row)
+        if not (copy_finite(v, row, to_send=True) if minus is None else all_finite(row, to_send=True)):
+            refuse_non_finite(v if minus is None else row)
 
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         v = x - u
@@ -43,10 +53,22 @@ class Identity(Compressor):
             raise damaged("NaN or infinite entries")
         return v
 
-    def decode_into(self, payload: Array, out: Array) -> None:
+    def decode_into(self, payload: Array, out: Array, part: Part | None = None) -> None:
         expect(payload, self.nbytes(out.shape[1], out.dtype))
+        if part is not None:
+            size = out.itemsize
+            payload, out = payload[:, part.begin * size : part.end * size], out[:, part.begin : part.end]
         if not copy_finite(payload, out):
             raise damaged("NaN or infinite entries")
+
+    def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
+        if part is not None:
+            size, columns = out.itemsize, slice(part.begin, part.end)
+            payload, u, out = payload[:, part.begin * size : part.end * size], u[:, columns], out[:, columns]
+        q = self.decode(payload, u.shape[1], u.dtype)
+        if step != 1:
+            np.add(u, q, out=out)
+        u += q if step == 1 else step * q
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return d * np.dtype(dtype).itemsize

@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from decentral.compressors.base import Compressor, whole
-from decentral.compressors.grid import Grid, block_of, check_block, grid_of, variance
-from decentral.random import Key
-from decentral.state import Array
+from decentral.compressors.base import whole
+from decentral.compressors.grid import Grid, OnGrid, block_of, check_block, grid_of, variance
 
 
 @dataclass(frozen=True)
-class QSGD(Compressor):
+class QSGD(OnGrid):
     """QSGD: `levels` levels a side of the 2-norm, 2 levels + 1 symbols in ceil(log2(2 levels + 1)) bits each.
 
     contracted : divide by 1 + ω, which makes it biased and contractive with δ = 1/(1 + ω)
@@ -33,31 +31,14 @@ class QSGD(Compressor):
         check_block(self.block)
 
     def grid(self, d: int) -> Grid:
-        """The grid of rows of d entries."""
         top = 2 * self.levels
         return grid_of(top, top.bit_length(), True, True, d, block_of(self.block, d))
-
-    def encode(self, v: Array, key: Key) -> Array:
-        return self.grid(v.shape[1]).encode(v, key)
-
-    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
-        return self.grid(d).decode(payload, dtype, self._gain(d))
-
-    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
-        return self.grid(x.shape[1]).encode(x, key, minus=u)
-
-    def advance(self, payload: Array, u: Array, step: float) -> Array:
-        fused = self.grid(u.shape[1]).advance(payload, u, step, self._gain(u.shape[1]))
-        return super().advance(payload, u, step) if fused is None else fused
-
-    def nbytes(self, d: int, dtype: Any) -> int:
-        return self.grid(d).nbytes
 
     def ideal_bits(self, d: int, dtype: Any) -> float:
         """32 a scale, and a sign and a level an entry."""
         return 32 * self.grid(d).scales + d * (1 + self.levels.bit_length())
 
-    def _gain(self, d: int) -> float:
+    def gain(self, d: int) -> float:
         return 1 / (1 + self._variance(d)) if self.contracted else 1.0
 
     def _variance(self, d: int) -> float:

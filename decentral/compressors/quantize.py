@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from decentral.compressors.base import Compressor, one_of, whole
-from decentral.compressors.grid import Grid, block_of, check_block, grid_of, variance
-from decentral.random import Key
-from decentral.state import Array
+from decentral.compressors.base import one_of, whole
+from decentral.compressors.grid import Grid, OnGrid, block_of, check_block, grid_of, variance
 
 
 @dataclass(frozen=True)
-class Quantize(Compressor):
+class Quantize(OnGrid):
     """b-bit quantizer, one float32 scale a block.
 
     bits : b from 1 to 16;  symbols : "packed" (b bits) or "paper" (2^b + 1 symbols, b + 1 bits); see `grid`
@@ -44,25 +42,8 @@ class Quantize(Compressor):
         return 1 << self.bits if self.symbols == "paper" else max(1, (1 << self.bits) - 2)
 
     def grid(self, d: int) -> Grid:
-        """The grid of rows of d entries."""
         width = self.bits + (self.symbols == "paper")
         return grid_of(self.top, width, self.norm == "2", self.rounding == "dithered", d, block_of(self.block, d))
-
-    def encode(self, v: Array, key: Key) -> Array:
-        return self.grid(v.shape[1]).encode(v, key)
-
-    def decode(self, payload: Array, d: int, dtype: Any) -> Array:
-        return self.grid(d).decode(payload, dtype)
-
-    def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
-        return self.grid(x.shape[1]).encode(x, key, minus=u)
-
-    def advance(self, payload: Array, u: Array, step: float) -> Array:
-        fused = self.grid(u.shape[1]).advance(payload, u, step)
-        return super().advance(payload, u, step) if fused is None else fused
-
-    def nbytes(self, d: int, dtype: Any) -> int:
-        return self.grid(d).nbytes
 
     def ideal_bits(self, d: int, dtype: Any) -> float:
         """w d + 32 a scale."""

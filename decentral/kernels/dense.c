@@ -295,9 +295,9 @@ static int rising(const Py_buffer *ptr, int64_t n, int64_t end) {
     Py_END_ALLOW_THREADS
 
 /* Where work · d is much, threads share the rows (rows, d). */
-#define SHARE(b, function, work, rows, d, unit, context)                                                              \
+#define SHARE(b, function, work, rows, d, context)                                                                    \
     Py_BEGIN_ALLOW_THREADS;                                                                                           \
-    share(threads_for((work) * (d), SOME), rows, d, unit, is_double(b) ? function##_f64 : function##_f32, (context)); \
+    share(threads_for((work) * (d), SOME), rows, 0, d, 1, is_double(b) ? function##_f64 : function##_f32, (context)); \
     Py_END_ALLOW_THREADS
 
 FUNCTION(words) {
@@ -419,12 +419,21 @@ static int take_grid(Grid *g, PyObject *const *args, int64_t d, int64_t row_byte
     return require(g->row_bytes == row_bytes, "bytes of a row");
 }
 
+/* begin, end: the columns to serve, cut as threads may cut them; without these arguments, all. */
+static int take_columns(int64_t columns[2], PyObject *const *args, Py_ssize_t nargs, const Grid *g) {
+    columns[0] = nargs ? PyLong_AsLongLong(args[0]) : 0, columns[1] = nargs ? PyLong_AsLongLong(args[1]) : g->d;
+    if (PyErr_Occurred()) return 0;
+    const int64_t unit = unit_of(g), begin = columns[0], end = columns[1];
+    const int fit = begin >= 0 && begin < end && end <= g->d && begin % unit == 0 && (end % unit == 0 || end == g->d);
+    return require(fit, "begin or end");
+}
+
 /* The scale of a row that has one, by parts of a power of two of tiles: their sums are those of the tree over the row. */
 static int scale_row(const Encoding *e, int64_t row, int of_double, int count) {
     const int64_t d = e->g->d, at = row * d * (of_double ? 8 : 4);
     Norms norms = {(const char *)e->v + at, e->minus ? (const char *)e->minus + at : NULL, PART, e->g->two_norm, {0}, {0}};
     while (norms.width * LANES < d) norms.width *= 2;
-    share(count, 1, d, norms.width, of_double ? norms_f64 : norms_f32, &norms);
+    share(count, 1, 0, d, norms.width, of_double ? norms_f64 : norms_f32, &norms);
     double m = 0, partial[LANES];
     int depth = 0;
     for (int64_t i = 0; i * norms.width < d; i++) {
@@ -440,12 +449,13 @@ static int scale_row(const Encoding *e, int64_t row, int of_double, int count) {
     return 1;
 }
 
-/* (seed, round, tag, ids, v, minus or None, payload, top, width, block, two_norm, dithered): bad rows or None */
+/* (seed, round, tag, ids, v, minus or None, payload, top, width, block, two_norm, dithered[, begin, end]): bad rows or None.
+ * Of rows with one scale the columns from 0 come first: they make the scale of the whole row, and the others read it. */
 FUNCTION(quantize_encode) {
-    BEGIN(12);
+    BEGIN_WITH(12, 2);
     Philox p;
     Grid g;
-    int64_t rows;
+    int64_t rows, at[2];
     Py_buffer *v, *minus = NULL, *payload;
     const int64_t *ids = take_key(&all, args, &p, &rows);
     if (!ids) goto end;
@@ -457,6 +467,7 @@ FUNCTION(quantize_encode) {
     NEED(v->shape[0] == rows && payload->shape[0] == rows, "v, payload and ids differ in rows");
     NEED(!minus || (minus->shape[0] == rows && minus->shape[1] == v->shape[1]), "v and minus differ in shape");
     NEED(take_grid(&g, args + 7, v->shape[1], payload->shape[1]), "grid");
+    NEED(take_columns(at, args + 12, nargs - 12, &g), "columns");
     g.two_norm = PyObject_IsTrue(args[10]);
     g.dithered = PyObject_IsTrue(args[11]);
     char *failed = PyMem_Calloc((size_t)rows + 1, 1);
@@ -466,27 +477,33 @@ FUNCTION(quantize_encode) {
     }
     Encoding job = {v->buf, minus ? minus->buf : NULL, payload->buf, &g, &p, ids, failed, 0};
     Py_BEGIN_ALLOW_THREADS;
-    const int count = threads_for(rows * g.d, MUCH);
-    job.scaled = g.block >= g.d && count > 1 && threads_for(g.d, MUCH) > 1; /* long rows of one scale: all share each */
-    for (int64_t i = 0; job.scaled && i < rows; i++) failed[i] = !scale_row(&job, i, is_double(v), count);
+    const int whole = at[1] - at[0] == g.d, count = threads_for(rows * (at[1] - at[0]), MUCH);
+    job.scaled = g.block >= g.d && (!whole || (count > 1 && threads_for(g.d, MUCH) > 1)); /* long rows of one scale: all share each */
+    for (int64_t i = 0; job.scaled && at[0] == 0 && i < rows; i++) failed[i] = !scale_row(&job, i, is_double(v), count);
     const int64_t unit = g.block >= g.d && !job.scaled ? g.d : unit_of(&g);
-    share(count, rows, g.d, unit, is_double(v) ? encode_part_f64 : encode_part_f32, &job);
+    share(count, rows, at[0], at[1], unit, is_double(v) ? encode_part_f64 : encode_part_f32, &job);
     Py_END_ALLOW_THREADS;
     result = failures(failed, rows);
     PyMem_Free(failed);
     END;
 }
 
-static int decode_rows(const Py_buffer *payload, const Py_buffer *out, const Py_buffer *u, const Grid *g, double gain, double eta) {
+static int decode_rows(const Py_buffer *payload, const Py_buffer *out, const Py_buffer *u, const Grid *g, double gain, double eta,
+                       const int64_t at[2]) {
     const Py_buffer *to = u ? u : out;
+    const int64_t rows = to->shape[0];
     Decoding job = {payload->buf, out ? out->buf : NULL, u ? u->buf : NULL, g, gain, eta, 0};
-    SHARE(to, decode_part, to->shape[0], to->shape[0], g->d, unit_of(g), &job);
+    Py_BEGIN_ALLOW_THREADS;
+    const int count = threads_for(rows * (at[1] - at[0]), SOME);
+    share(count, rows, at[0], at[1], unit_of(g), is_double(to) ? decode_part_f64 : decode_part_f32, &job);
+    Py_END_ALLOW_THREADS;
     return !job.bad;
 }
 
-FUNCTION(quantize_decode) { /* (payload, out, top, width, block, gain): are all scales in range? */
-    BEGIN(6);
+FUNCTION(quantize_decode) { /* (payload, out, top, width, block, gain[, begin, end]): are all scales in range? */
+    BEGIN_WITH(6, 2);
     Grid g;
+    int64_t at[2];
     Py_buffer *payload, *out;
     TAKE(payload, 0, "B", 2, 0);
     TAKE(out, 1, "fd", 2, 1);
@@ -494,14 +511,16 @@ FUNCTION(quantize_decode) { /* (payload, out, top, width, block, gain): are all 
     if (PyErr_Occurred()) goto end;
     NEED(payload->shape[0] == out->shape[0], "payload and out differ in rows");
     NEED(take_grid(&g, args + 2, out->shape[1], payload->shape[1]), "grid");
-    result = PyBool_FromLong(decode_rows(payload, out, NULL, &g, gain, 0));
+    NEED(take_columns(at, args + 6, nargs - 6, &g), "columns");
+    result = PyBool_FromLong(decode_rows(payload, out, NULL, &g, gain, 0, at));
     END;
 }
 
-/* (payload, u, out or None, top, width, block, gain, eta): out = u + q, then u += eta q; are all scales in range? */
+/* (payload, u, out or None, top, width, block, gain, eta[, begin, end]): out = u + q, then u += eta q; are all scales in range? */
 FUNCTION(quantize_advance) {
-    BEGIN(8);
+    BEGIN_WITH(8, 2);
     Grid g;
+    int64_t at[2];
     Py_buffer *payload, *u, *out = NULL;
     TAKE(payload, 0, "B", 2, 0);
     TAKE(u, 1, "fd", 2, 1);
@@ -513,7 +532,8 @@ FUNCTION(quantize_advance) {
     NEED(payload->shape[0] == u->shape[0], "payload and u differ in rows");
     NEED(!out || (out->shape[0] == u->shape[0] && out->shape[1] == u->shape[1]), "u and out differ in shape");
     NEED(take_grid(&g, args + 3, u->shape[1], payload->shape[1]), "grid");
-    result = PyBool_FromLong(decode_rows(payload, out, u, &g, gain, eta));
+    NEED(take_columns(at, args + 8, nargs - 8, &g), "columns");
+    result = PyBool_FromLong(decode_rows(payload, out, u, &g, gain, eta, at));
     END;
 }
 
@@ -527,7 +547,7 @@ FUNCTION(total) { /* (z (m, d), ptr (n + 1,), out (n, d)) */
     NEED(z->shape[1] == d, "z and out differ in columns");
     NEED(rising(ptr, n, z->shape[0]), "ptr");
     Sum sum = {.x = z->buf, .ptr = ptr->buf, .out = out->buf, .d = d};
-    SHARE(z, total, z->shape[0] + n, n, d, 1, &sum);
+    SHARE(z, total, z->shape[0] + n, n, d, &sum);
     NONE;
     END;
 }
@@ -548,7 +568,7 @@ FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or 
     NEED(!weights || weights->shape[0] == m, "weights and head differ in length");
     for (int64_t a = 0; a < m; a++) NEED(((int64_t *)head->buf)[a] >= 0 && ((int64_t *)head->buf)[a] < x->shape[0], "head");
     Sum sum = {x->buf, weights ? weights->buf : NULL, ptr->buf, head->buf, out->buf, d};
-    SHARE(x, disagreement, m + n, n, d, 1, &sum);
+    SHARE(x, disagreement, m + n, n, d, &sum);
     NONE;
     END;
 }
@@ -573,7 +593,7 @@ FUNCTION(blend) {
     NEED(!x || (x->shape[1] == d && (at ? at->shape[0] == k : x->shape[0] == k)), "x or at does not fit");
     for (int64_t i = 0; x && at && i < k; i++) NEED(((int64_t *)at->buf)[i] >= 0 && ((int64_t *)at->buf)[i] < x->shape[0], "at");
     Blend rows = {a, b, c, y->buf, w->buf, x ? x->buf : NULL, at ? at->buf : NULL, out->buf, d};
-    SHARE(y, blend, 2 * k, k, d, 1, &rows);
+    SHARE(y, blend, 2 * k, k, d, &rows);
     NONE;
     END;
 }

@@ -732,7 +732,7 @@ static int64_t NAME(filter)(NAME(Row) r, int64_t d, BITS t, Scratch *s) {
         const int64_t width = count == 1 ? d : ceil_div(d, 2 * count * STRETCH) * STRETCH;
         const int64_t parts = count == 1 ? 1 : ceil_div(d, width);
         NAME(Filter) f = {r, t, s, width, parts == 1 ? s->capacity : s->capacity / parts, kept, 0};
-        share(count, 1, d, width, NAME(filter_part), &f);
+        share(count, 1, 0, d, width, NAME(filter_part), &f);
         if (f.full && count == 1) return -1;
         if (f.full) continue;
         int64_t m = kept[0];

@@ -24,16 +24,16 @@ typedef void Work(void *context, const Part *part);
 typedef struct {
     Work *work;
     void *context;
-    int64_t rows, height, d, width, next;
+    int64_t rows, height, begin, end, width, next;
 } Loop;
 
 static void *take_parts(void *argument) {
     Loop *l = argument;
-    const int64_t across = (l->d + l->width - 1) / l->width, parts = (l->rows + l->height - 1) / l->height * across;
+    const int64_t across = (l->end - l->begin + l->width - 1) / l->width, parts = (l->rows + l->height - 1) / l->height * across;
     for (int64_t p; (p = __atomic_fetch_add(&l->next, 1, __ATOMIC_RELAXED)) < parts;) {
-        const int64_t first = p / across * l->height, begin = p % across * l->width;
+        const int64_t first = p / across * l->height, begin = l->begin + p % across * l->width;
         const int64_t last = first + l->height, end = begin + l->width;
-        const Part part = {first, last < l->rows ? last : l->rows, begin, end < l->d ? end : l->d};
+        const Part part = {first, last < l->rows ? last : l->rows, begin, end < l->end ? end : l->end};
         l->work(l->context, &part);
     }
     return NULL;
@@ -45,16 +45,16 @@ static inline int threads_for(int64_t work, int64_t least) {
     return work / least < threads ? (int)(work / least) : threads;
 }
 
-/* work(context, part) for parts that cover rows (rows, d), `count` at a time: all in one where count is 1, else with whole
- * rows where they are shorter than a part, or columns in multiples of `unit`. */
-static inline void share(int count, int64_t rows, int64_t d, int64_t unit, Work *work, void *context) {
+/* work(context, part) for parts that cover columns begin..end − 1 of `rows` rows, `count` at a time: all in one where count
+ * is 1, else with whole stretches where they are shorter than a part, or columns in multiples of `unit`. */
+static inline void share(int count, int64_t rows, int64_t begin, int64_t end, int64_t unit, Work *work, void *context) {
     if (count == 1) {
-        const Part all = {0, rows, 0, d};
+        const Part all = {0, rows, begin, end};
         work(context, &all);
         return;
     }
-    const int64_t width = (PART + unit - 1) / unit * unit;
-    Loop loop = {work, context, rows, d < PART ? PART / d : 1, d, width, 0};
+    const int64_t width = (PART + unit - 1) / unit * unit, d = end - begin;
+    Loop loop = {work, context, rows, d < PART ? PART / d : 1, begin, end, width, 0};
     pthread_t others[MOST_THREADS];
     int started = 0;
     while (started < count - 1 && !pthread_create(&others[started], NULL, take_parts, &loop)) started++;

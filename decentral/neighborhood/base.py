@@ -22,17 +22,20 @@ import numpy as np
 
 from decentral import kernels
 from decentral.errors import NonFiniteError
-from decentral.message import Message, Place
+from decentral.message import Deferred, Message, Place
 from decentral.random import Key, Purpose
 from decentral.state import Agents, Arcs, Array, Known, blend
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
+    from decentral.compressors.base import Part
     from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
 HEADER = 16
 """Bytes that frame one message between two neighbors in one exchange; counted in `wire_bytes`."""
+PIECE = 1 << 20
+"""Bytes of a long row, about, that are encoded, sent and decoded at a time."""
 
 
 class Neighborhood:
@@ -192,6 +195,7 @@ class Neighborhood:
     def to_neighbors(self, compressor: Compressor, v: Agents, k: int, stream: int = 0, minus: Known | None = None) -> Message:
         """One compressed row per own agent, the same for all its neighbors (-> N_i : C(v_i)).
 
+        Long rows may be encoded only when they are sent: leave v and `minus` as they are until then.
         minus : known rows u of a reference; what is sent is then the difference, C(v_i − u_i)
         """
         u = None if minus is None else self.own(minus)
@@ -207,17 +211,31 @@ class Neighborhood:
         key = Key(self.seed, purpose + 16 * stream, k, ids)
         if self.device is not None:
             self.device.round = k
-        place = self._place(kind, compressor, v) if u is None else None
-        try:
-            if place is not None:
-                compressor.encode_into(v, key, payload := place.rows)
-            else:
-                payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
-        except NonFiniteError as error:
-            raise self._diverged(kind, error, k) from None
         if not compressor.relative:
             self._clipped = self._clipped + compressor.saturated(v if u is None else v - u)
-        message = Message(kind, payload, compressor, v.shape[1], v.dtype, k)
+        place = self._place(kind, compressor, v)
+        if self._defers(compressor, v):
+            payload = np.empty((len(v), compressor.nbytes(v.shape[1], v.dtype)), np.uint8) if place is None else place.rows
+
+            def encode(first: int, last: int, part: Part | None) -> None:
+                some = slice(first, last)
+                rows = Key(key.seed, key.purpose, k, ids[some])
+                try:
+                    compressor.encode_into(v[some], rows, payload[some], None if u is None else u[some], part)
+                except NonFiniteError as error:
+                    raise self._diverged(kind, NonFiniteError([first + r for r in error.rows]), k) from None
+
+            parts = compressor.cut(v.shape[1], v.dtype, PIECE)
+            message: Message = Deferred(kind, payload, compressor, v.shape[1], v.dtype, k, encode, parts)
+        else:
+            try:
+                if place is not None:
+                    compressor.encode_into(v, key, payload := place.rows, u)
+                else:
+                    payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
+            except NonFiniteError as error:
+                raise self._diverged(kind, error, k) from None
+            message = Message(kind, payload, compressor, v.shape[1], v.dtype, k)
         if place is not None:
             place.lend(message)
         return message
@@ -225,6 +243,10 @@ class Neighborhood:
     def _place(self, kind: str, compressor: Compressor, v: Array) -> Place | None:
         """Memory from which the message of v can be sent without a copy; None where there is none."""
         return None
+
+    def _defers(self, compressor: Compressor, v: Array) -> bool:
+        """Is v encoded while it is sent, so that what is encoded travels while the rest is?"""
+        return False
 
     def _diverged(self, kind: str, error: NonFiniteError, k: int) -> NonFiniteError:
         agents = self.agents[error.rows] if kind == "agents" else np.unique(self.graph.tail[self.arcs[error.rows]])
@@ -265,6 +287,7 @@ class Neighborhood:
         else:
             references = onto if isinstance(onto, tuple) else (onto,)
             found = tuple(m.advance(u, step) for m, u in zip(received, references, strict=True))
+        self._end(pending)
         return found[0] if len(found) == 1 else found
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
@@ -273,6 +296,9 @@ class Neighborhood:
     def _finish(self, pending: Any) -> list[Message]:
         """The messages that came, with known rows for an agent message, arc rows for an arc message."""
         raise NotImplementedError
+
+    def _end(self, pending: Any) -> None:
+        """What came has been decoded."""
 
     # --- above the line: uncounted, never fed back to an algorithm ------------------------------------------------
 

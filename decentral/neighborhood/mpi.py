@@ -22,6 +22,7 @@ with warnings.catch_warnings():  # of a launcher that belongs to another MPI: `w
 from decentral.compressors import Identity
 from decentral.errors import TransportError
 from decentral.message import Message, Place
+from decentral.neighborhood import mpi_exchange
 from decentral.neighborhood.base import Neighborhood
 from decentral.neighborhood.mpi_exchange import Exchange
 from decentral.neighborhood.pieces import Peer
@@ -158,6 +159,7 @@ class MPINeighborhood(Neighborhood):
                 for number in range(1, 6):
                     exchange.start(probe, 0, number)
                     exchange.wait()
+                    exchange.end()
                 best = np.minimum(best, (time.perf_counter() - start) / 5)
                 start = time.perf_counter()
                 slowest = self.max(best)[0]
@@ -209,12 +211,19 @@ class MPINeighborhood(Neighborhood):
         exchange, messages = pending
         self._watch.waiting = (time.monotonic(), messages[0].round, exchange)
         wrong = exchange.wait()
-        self._watch.waiting = None
         if wrong is not None:
+            self._watch.waiting = None
             peer, found = wrong
             who = f"rank {self.rank} in round {messages[0].round} received from rank {peer.rank}"
             raise TransportError(f"{who} {exchange.mismatch(found)}")
         return exchange.received(messages)
+
+    def _end(self, pending: Any) -> None:
+        pending[0].end()
+        self._watch.waiting = None
+
+    def _defers(self, compressor: Compressor, v: Array) -> bool:
+        return bool(self.far) and self.device is None and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE
 
     def forget(self, compressor: Compressor) -> None:
         super().forget(compressor)
@@ -294,6 +303,8 @@ class Watchdog(threading.Thread):
             if waiting is None or time.monotonic() - waiting[0] < self.timeout:
                 continue
             since, k, exchange = waiting
+            if exchange is not None and time.monotonic() - exchange.heard < self.timeout:
+                continue
             peer = [*(exchange.missing() if exchange is not None else []), *self.hood.peers][0]
             arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
             what = f"rank {peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it"

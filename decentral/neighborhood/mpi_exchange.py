@@ -3,14 +3,17 @@
     header (16 bytes) | rows of the first message that this rank needs | rows of the second | …
 
 The peers on this machine read them in memory (`Shared`); to the others MPI takes them, by persistent requests from one
-buffer for all peers (`Staged`), or, where a copy costs more than a request, from where the rows lie (`Direct`). The receiver
-checks the header: another version, kind, compressor, width or exchange than its own is an error, never a wrong number.
+buffer for all peers (`Staged`), or, where a copy costs more than a request, in pieces from where the rows lie (`Direct`). The
+receiver checks the header: another version, kind, compressor, width or exchange than its own is an error, never a wrong number.
 """
 
 from __future__ import annotations
 
 import struct
+import time
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,20 +21,20 @@ from mpi4py import MPI
 
 from decentral.errors import TransportError
 from decentral.message import Message, Place, Scattered
+from decentral.neighborhood import base
 from decentral.neighborhood.base import HEADER
-from decentral.neighborhood.pieces import Layout, Messages, Peer, Route, marked, move, runs, table, unlike
+from decentral.neighborhood.pieces import Block, Layout, Messages, Peer, Route, marked, move, runs, table, unlike
 from decentral.neighborhood.shared_memory import Shared
 from decentral.state import Array
 
 if TYPE_CHECKING:
+    from decentral.compressors.base import Part
     from decentral.device import Device
     from decentral.neighborhood.mpi import MPINeighborhood
 
 MAGIC, VERSION = 0xDEC1, 2
 _HEADER = struct.Struct("<HHIII")  # magic, version, digest of what the exchange holds, round, number of the exchange
 assert _HEADER.size == HEADER
-NUMBER = slice(HEADER - 4, HEADER)
-"""Where a header has the number of its exchange."""
 LARGE = 1 << 16
 """Bytes of the rows of an agent and arc from which they are not copied together, but handed out where they arrive."""
 
@@ -40,8 +43,9 @@ class Exchange:
     """One form of exchange, as given by the kinds, compressors and widths of its messages. Made on all ranks at once.
 
     start(messages, k, number) sends exchange `number` in round k; wait() returns None, or a peer whose header is not the
-    expected one, and that header; received(messages) are then the messages that came. Messages on a device are
-    complete when they are started; where `copied` says that a route needs them, `copies` are the same on the CPU.
+    expected one, and that header; received(messages) are then the messages that came, or are coming; end() when they have
+    been read. Messages on a device are complete when they are started; where `copied` says that a route needs them,
+    `copies` are the same on the CPU.
     """
 
     def __init__(self, hood: MPINeighborhood, messages: Messages):
@@ -92,8 +96,10 @@ class Exchange:
             raise TransportError(f"an exchange of {self.what} was started while one like it was not finished")
         self.pending = True
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
-        for route in self.routes:
+        for route in reversed(self.routes):  # MPI first: what is encoded for it is on its way while the rest is
             route.start(copies if copies and route.there is None else messages, self.header)
+        for message in messages:
+            message.make()  # also the rows that stay here
 
     def place(self, index: int) -> Place | None:
         """Memory for the next payload of a message, from which it is sent without a copy; None where there is none now."""
@@ -104,24 +110,32 @@ class Exchange:
         for route in reversed(self.routes):  # MPI first: it works while we wait in it
             index = route.wait(self.header)
             if index < len(route.peers):
-                wrong = route.peers[index], _header_of(route, index)
-        self.pending = False
+                at = int(route.headers[index])
+                wrong = route.peers[index], route.buffer[at : at + HEADER].tobytes()
         return wrong
 
+    def end(self) -> None:
+        """What came has been read: complete what is left to do."""
+        for route in self.routes:
+            route.end()
+        self.pending = False
+
     def received(self, messages: Messages) -> list[Message]:
-        """The messages that came back; of a large exchange their rows lie where they arrived, until the next `start`."""
+        """The messages that came back; of a large exchange their rows lie where they arrive, until the next `start`."""
         if self.device is not None:
             return self._on_device(self.device, messages)
         if not self.large:
             rows = [np.empty(shape, np.uint8) for shape in self.shapes]
             move(self._unpack, (*[r.buffer for r in self.routes], *[m.payload for m in messages]), tuple(rows))
             return [m.received(payload) for m, payload in zip(messages, rows, strict=True)]
-        blocks = [[(b, m.payload[a : a + n]) for a, b, n in here] for m, here in zip(messages, self.here, strict=True)]
+        return [Scattered(m, self.shapes[i][0], self._blocks(i, m)) for i, m in enumerate(messages)]
+
+    def _blocks(self, index: int, message: Message) -> Iterator[Block]:
+        """What comes back of a message, in the order in which it is here."""
+        for a, b, count in self.here[index]:
+            yield b, message.payload[a : a + count], None
         for route in self.routes:
-            for at, i, row, count in route.pieces:
-                size = messages[i].row_bytes
-                blocks[i].append((row, route.buffer[at : at + count * size].reshape(count, size)))
-        return [Scattered(m, where) for m, where in zip(messages, blocks, strict=True)]
+            yield from route.arrivals(index, message.row_bytes)
 
     def _plan(self, device: Device, row_bytes: list[int]) -> tuple[list[Any], list[Any]]:
         """What `_on_device` does: (message, own rows, where they belong), and (route, from, to, message, where that belongs)."""
@@ -144,6 +158,8 @@ class Exchange:
 
     def _on_device(self, device: Device, messages: Messages) -> list[Message]:
         """The messages that came back, put together on the device, to which only the rows of others are brought."""
+        for route in self.routes:
+            route.end()
         payloads = [device.empty(shape, np.uint8) for shape in self.shapes]
         for i, own, to in self._keep:
             payloads[i][to] = messages[i].payload[own]
@@ -153,9 +169,13 @@ class Exchange:
         return [m.received(payload) for m, payload in zip(messages, payloads, strict=True)]
 
     def missing(self) -> list[Peer]:
-        """The peers whose message has not come yet, as far as the headers show."""
-        number = self.header[NUMBER]
-        return [p for r in self.routes for i, p in enumerate(r.peers) if _header_of(r, i)[NUMBER] != number]
+        """The peers of whose message something has not come yet."""
+        return [p for route in self.routes for p in route.missing(self.header)]
+
+    @property
+    def heard(self) -> float:
+        """When something came last, as far as the routes say."""
+        return max(route.heard for route in self.routes)
 
     def mismatch(self, found: bytes) -> str:
         """What is wrong with the message that has this header."""
@@ -175,23 +195,19 @@ class Exchange:
             route.free()
 
 
-def _header_of(route: Route, index: int) -> bytes:
-    """The header in the place of a peer: of this exchange if its message has come, else of an earlier one."""
-    at = int(route.headers[index])
-    return route.buffer[at : at + HEADER].tobytes()
-
-
 class Arriving(Route):
     """Common to the routes by MPI: where the messages of the peers come to lie."""
 
     def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages):
         super().__init__(peers)
         self.comm, self.tag, self.layout = hood.comm, hood.tag, Layout()
-        for peer in peers:
+        self.starts: list[list[int]] = [[] for _ in peers]  # of each peer: where the rows of each message begin
+        for peer, starts in zip(peers, self.starts, strict=True):
             self.layout.begin()
             for i, message in enumerate(messages):
                 get, size = peer.get[message.kind], message.row_bytes
                 at = self.layout.add(len(get) * size)
+                starts.append(at)
                 self.pieces += [(at + a * size, i, b, count) for a, b, count in runs(np.arange(len(get)), get)]
         self.buffer = np.zeros(self.layout.end, np.uint8)
         self.headers = np.array(self.layout.starts, np.int64)
@@ -241,46 +257,124 @@ class Staged(Arriving):
             request.Free()
 
 
+@dataclass(frozen=True)
+class Piece:
+    """What one request of `Direct` sends or receives: whole rows of a message, or a part of one row.
+
+    rank, message : the peer, and the number of the message
+    last, part : its last row on the side of the sender, and the number of the part in that row
+    where : (from, to) of its stretches of bytes;  kind : the datatype that gathers them, None where there is one
+    blocks : on the side of the receiver, what arrives with it
+    """
+
+    rank: int
+    message: int
+    last: int
+    part: int
+    where: list[tuple[int, int]]
+    blocks: list[Block]
+    kind: MPI.Datatype | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if len(self.where) > 1:
+            kind = MPI.BYTE.Create_hindexed([b - a for a, b in self.where], [a for a, _ in self.where])
+            object.__setattr__(self, "kind", kind.Commit())
+
+    def of(self, buffer: Array) -> list[Any]:
+        """What mpi4py takes."""
+        return [buffer, 1, self.kind] if self.kind else [buffer.reshape(-1)[slice(*self.where[0])], MPI.BYTE]
+
+
 class Direct(Arriving):
-    """MPI takes the rows from where they lie, also on a device; nothing is staged. Header and messages are sent one by one."""
+    """MPI takes rows from where they lie, also on a device, in pieces: each leaves when it is encoded, and is read when it is here.
+
+    A piece is a part of a row, as its compressor cuts long ones, or some whole rows. Header and pieces are sent one by one.
+    """
 
     def __init__(self, hood: MPINeighborhood, peers: list[Peer], messages: Messages):
         super().__init__(hood, peers, messages)
         if hood.device is not None and hood.buffers_there:
             self.there = hood.device.empty((self.layout.end,), np.uint8)
-        self._requests: list[MPI.Request] = []
+        self._gives: list[Piece] = []
+        self._gets: list[Piece] = []
+        for i, message in enumerate(messages):
+            size = message.row_bytes
+            parts = message.compressor.cut(message.d, message.dtype, base.PIECE) if hood.device is None else []
+            for peer, starts in zip(peers, self.starts, strict=True):
+                give, get = peer.give[message.kind], peer.get[message.kind]
+                for rows, number, part in _pieces(len(give), size, parts):
+                    stretches = [(a, n) for a, _, n in runs(give[rows], np.arange(len(give[rows])))]
+                    self._gives.append(Piece(peer.rank, i, int(give[rows][-1]), number, _bytes(0, size, stretches, part), []))
+                for rows, number, part in _pieces(len(get), size, parts):
+                    at, count = starts[i] + rows.start * size, len(get[rows])
+                    arriving = self.buffer[at : at + count * size].reshape(count, size)
+                    blocks = [(b, arriving[a : a + n], part) for a, b, n in runs(np.arange(count), get[rows])]
+                    self._gets.append(Piece(peer.rank, i, rows.stop - 1, number, _bytes(at, size, [(0, count)], part), blocks))
+        self._gives.sort(key=lambda piece: (piece.message, piece.last, piece.part))  # in the order in which they are encoded
+        # of each message: pieces that come, that have not come yet, and that wait to be read
+        self._expected: list[int] = np.bincount([p.message for p in self._gets], minlength=len(messages)).tolist()
+        self._left: list[int] = []
+        self._here: list[list[Piece]] = []
         self._header = np.zeros(HEADER, np.uint8)
-        self._sizes = [[HEADER, *[len(p.get[m.kind]) * m.row_bytes for m in messages]] for p in peers]
-        # of each peer and message the (from, bytes) of each stretch of rows
-        self._give = [
-            [[(a * m.row_bytes, n * m.row_bytes) for a, _, n in runs(p.give[m.kind], np.arange(len(p.give[m.kind])))] for m in messages]
-            for p in peers
-        ]
+        self._headers: list[MPI.Request] = []
+        self._receives: list[MPI.Request] = []
+        self._sends: list[MPI.Request] = []
 
     def start(self, messages: Messages, header: bytes) -> None:
         self._header[:] = np.frombuffer(header, np.uint8)
-        self._requests = []
-        for peer, at, sizes in zip(self.peers, self.layout.starts, self._sizes, strict=True):
-            into = self.buffer
-            for size in sizes:
-                self._requests.append(self.comm.Irecv([into[at : at + size], MPI.BYTE], peer.rank, self.tag))
-                at += size
-                into = self.buffer if self.there is None else self.there  # what follows the header
-        for peer, give in zip(self.peers, self._give, strict=True):
-            self._requests.append(self.comm.Isend([self._header, MPI.BYTE], peer.rank, self.tag))
-            for message, stretches in zip(messages, give, strict=True):
-                self._send(message.payload, stretches, peer.rank)
-
-    def _send(self, payload: Array, stretches: list[tuple[int, int]], rank: int) -> None:
-        """Start to send stretches of a payload; what lies together as plain bytes."""
-        if len(stretches) == 1:
-            at, size = stretches[0]
-            self._requests.append(self.comm.Isend([payload.reshape(-1)[at : at + size], MPI.BYTE], rank, self.tag))
-            return
-        spread = MPI.BYTE.Create_hindexed([size for _, size in stretches], [at for at, _ in stretches]).Commit()
-        self._requests.append(self.comm.Isend([payload, 1, spread], rank, self.tag))
-        spread.Free()
+        self._left = list(self._expected)
+        self._here = [[] for _ in messages]
+        comm, tag, into = self.comm, self.tag, self.buffer if self.there is None else self.there
+        heads = zip(self.peers, self.headers.tolist(), strict=True)
+        self._headers = [comm.Irecv([self.buffer[at : at + HEADER], MPI.BYTE], peer.rank, tag) for peer, at in heads]
+        self._receives = [comm.Irecv(piece.of(into), piece.rank, tag) for piece in self._gets]
+        self._sends = [comm.Isend([self._header, MPI.BYTE], peer.rank, tag) for peer in self.peers]
+        for piece in self._gives:
+            payload = messages[piece.message].make(piece.last, piece.part)
+            self._sends.append(comm.Isend(piece.of(payload), piece.rank, tag))
+            comm.Iprobe()  # lets MPI move what is on its way
 
     def wait(self, header: bytes) -> int:
-        MPI.Request.Waitall(self._requests)
+        MPI.Request.Waitall(self._headers)
         return unlike(self.buffer, self.headers, header)
+
+    def arrivals(self, index: int, size: int) -> Iterator[Block]:
+        here = self._here[index]
+        while here or self._left[index]:
+            if not here:
+                for number in MPI.Request.Waitsome(self._receives) or ():
+                    piece = self._gets[number]
+                    self._here[piece.message].append(piece)
+                    self._left[piece.message] -= 1
+                self.heard = time.monotonic()
+            while here:
+                yield from here.pop().blocks
+
+    def missing(self, header: bytes) -> list[Peer]:
+        late = {piece.rank for piece, request in zip(self._gets, self._receives, strict=False) if request}
+        return [p for p in self.peers if p.rank in late] or super().missing(header)
+
+    def end(self) -> None:
+        MPI.Request.Waitall(self._receives)
+        MPI.Request.Waitall(self._sends)
+
+    def free(self) -> None:
+        for piece in (*self._gives, *self._gets):
+            if piece.kind:
+                piece.kind.Free()
+
+
+def _pieces(count: int, size: int, parts: list[Part]) -> Iterator[tuple[slice, int, Part | None]]:
+    """Of `count` rows of `size` bytes that one rank sends another: (which rows, number of the part in its row, the part)."""
+    height = 1 if parts else max(1, base.PIECE // size)
+    for a in range(0, count, height):
+        for number, part in enumerate(parts or [None]):
+            yield slice(a, min(a + height, count)), number, part
+
+
+def _bytes(at: int, size: int, rows: list[tuple[int, int]], part: Part | None) -> list[tuple[int, int]]:
+    """(from, to) of the bytes of stretches of rows (first, count) that begin at `at`, or of a part of one row."""
+    if part is not None:
+        at += rows[0][0] * size
+        return [(at + a, at + b) for a, b in part.where]
+    return [(at + a * size, at + (a + n) * size) for a, n in rows]

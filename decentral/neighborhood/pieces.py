@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from decentral import kernels
+from decentral.compressors.base import Part
 from decentral.graph import Graph
 from decentral.message import Message
 from decentral.neighborhood.base import HEADER, Neighborhood
 from decentral.state import Array
 
 Messages = tuple[Message, ...]
+Block = tuple[int, Array, Part | None]
+"""A row of ours, the payload of the rows from there on, and which part of them it is; None: all of them."""
+NUMBER = slice(HEADER - 4, HEADER)
+"""Where a header has the number of its exchange."""
 ALIGN = 64
 """The part of a rank begins at a multiple of this in a buffer, in bytes."""
 
@@ -70,7 +76,10 @@ class Route:
     there    the same on a device: where their rows lie in place of `buffer`, which then has the headers alone; else None
     headers  (peers,) int64, where in it their headers are
     pieces   (from, message, row, count): the rows of message number `message` there, and where they belong
+    heard    when something came last, in seconds of `time.monotonic`; 0 where nobody says
     """
+
+    heard = 0.0
 
     def __init__(self, peers: list[Peer]):
         self.peers = peers
@@ -84,8 +93,22 @@ class Route:
         raise NotImplementedError
 
     def wait(self, header: bytes) -> int:
-        """When the messages of all peers are here: the first peer whose header is another, or the number of peers."""
+        """When the headers of all peers are here: the first peer whose header is another, or the number of peers."""
         raise NotImplementedError
+
+    def arrivals(self, index: int, size: int) -> Iterator[Block]:
+        """What came of message number `index`, in rows of `size` bytes, when it is here; all of it after the last."""
+        for at, i, row, count in self.pieces:
+            if i == index:
+                yield row, self.buffer[at : at + count * size].reshape(count, size), None
+
+    def missing(self, header: bytes) -> list[Peer]:
+        """The peers of whose message in the exchange with this header something has not come yet, as far as can be seen."""
+        found = zip(self.peers, self.headers.tolist(), strict=True)
+        return [p for p, at in found if self.buffer[at : at + HEADER].tobytes()[NUMBER] != header[NUMBER]]
+
+    def end(self) -> None:
+        """Wait until all has come and ours has left."""
 
     def free(self) -> None:
         """Release what MPI holds."""

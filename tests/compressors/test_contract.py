@@ -57,6 +57,37 @@ def test_error_feedback_is_its_definition(backend, compressor, vectors, key_of, 
         assert (estimate is moved) == (step == 1)
 
 
+@pytest.mark.parametrize("d", [5000, 6 * 1024])
+def test_parts_make_up_the_whole(backend, compressor, dtype, key_of, d):
+    """Encoded, decoded and accumulated part by part; their bytes are those of the row, each once."""
+    x = np.random.default_rng(d).standard_normal((3, d)).astype(dtype)
+    u, out = x[::-1] / 2, np.empty((3, d), dtype)
+    u[:, 1000:3000] = x[:, 1000:3000]
+    payload = compressor.encode_difference(x, u, key_of(3))
+    parts = compressor.cut(d, dtype, 600)
+    assert [p.begin for p in parts[1:]] == [p.end for p in parts[:-1]]
+    bytes_of = np.concatenate([np.arange(*where) for p in parts for where in p.where]) if parts else np.arange(payload.shape[1])
+    assert (np.sort(bytes_of) == np.arange(payload.shape[1])).all() and len(parts) != 1
+    assert not compressor.cut(d, dtype, 8 * d + 8) and not compressor.cut(1, dtype, 1)
+    for row in range(3):
+        one, key = slice(row, row + 1), key_of(3)
+        made = np.full((1, payload.shape[1]), 0xA5, np.uint8)
+        for part in parts or [None]:
+            compressor.encode_into(x[one], dataclasses.replace(key, ids=key.ids[one]), made, u[one], part)
+        assert made.tobytes() == payload[one].tobytes()
+        for part in (parts or [None])[::-1]:  # they may come in any order
+            compressor.decode_into(payload[one], out[one], part)
+    assert out.tobytes() == compressor.decode(payload, d, dtype).tobytes()
+    for step in (1.0, 0.3):
+        expected, moved = u.copy(), u.copy()
+        found, estimate = compressor.advance(payload, expected, step), moved if step == 1 else np.empty_like(u)
+        for row in range(3):
+            one = slice(row, row + 1)
+            for part in (parts or [None])[::-1]:
+                compressor.advance_into(payload[one], moved[one], step, estimate[one], part)
+        assert moved.tobytes() == expected.tobytes() and estimate.tobytes() == found.tobytes()
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 def test_non_finite_rows_of_a_difference_are_named(backend, compressor, dtype, key_of, poison):
     x, u = np.ones((5, 40), dtype), np.ones((5, 40), dtype)

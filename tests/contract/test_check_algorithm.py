@@ -44,6 +44,16 @@ class Peeks(DPSGD):
         return super().round(s, k, hood, oracle)
 
 
+class Hasty(DPSGD):
+    """Changes what it is about to send."""
+
+    def round(self, s: State, k: int, hood: Any, oracle: Any) -> State:
+        message = hood.to_neighbors(PLAIN, s.x, k)
+        s.x -= self.step_size * oracle(s.memory, s.x, k)
+        s.x -= hood.disagreement(hood.exchange(message))
+        return s
+
+
 class Numbered(DPSGD):
     def round(self, s: State, k: int, hood: Any, oracle: Any) -> State:
         s.x *= 1 - 0.01 * hood.agents[:, None] / 10
@@ -109,6 +119,7 @@ class WrongKind(DPSGD):
         (Random, "a second run gives other bits"),
         (Hidden, "kept outside the state"),
         (Peeks, "other bits on 2 blocks"),
+        (Hasty, "or change what it is sending?"),
         (Numbered, "how the agents are numbered"),
         (Wide, "float64 in a float32 run"),
         (Silent, "no byte was sent"),

@@ -16,7 +16,7 @@ from cases import facts_of, hood_of, p100
 from decentral import algorithms, kernels
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
-from decentral.errors import TransportError
+from decentral.errors import NonFiniteError, TransportError
 from decentral.estimators import Oracle
 from decentral.estimators import build as estimator
 from decentral.graph import Graph, mixing
@@ -167,6 +167,60 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
     for whole, part in zip(moving[::2], moving[1::2], strict=True):
         np.testing.assert_array_equal(part, whole[hood.known])
     np.testing.assert_array_equal(u[hood], u[one][hood.known])
+    hood.close()
+
+
+PIECES = [
+    {"name": "quantize", "bits": 4},
+    {"name": "quantize", "bits": 3, "block": 0, "norm": "2"},
+    {"name": "qsgd"},
+    {"name": "top-k", "k": 300},
+    {"name": "identity"},
+]
+
+
+@pytest.mark.parametrize("machines", [False, True], ids=["pairs", "machines"])
+@pytest.mark.parametrize("graph", ["random", "complete"])
+@pytest.mark.parametrize("c", PIECES, ids=lambda c: c["name"])
+def test_long_rows_in_pieces(c: dict, graph: str, machines: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoded, sent and decoded a piece at a time, looked at before they are sent, and not sent at all."""
+    from mpi4py import MPI
+
+    from decentral.neighborhood import base, mpi_exchange
+
+    size = MPI.COMM_WORLD.size
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    monkeypatch.setattr(base, "PIECE", 3000)
+    one_per_rank = nx.complete_graph(size) if graph == "complete" else GRAPHS["random"]
+    where = {"machines": np.arange(size) // 2} if machines else {"calls": "pairs"}
+    hood, one = mpi_hood(one_per_rank, "random", **where), hood_of(one_per_rank)
+    q, rng, d = compressor(c), np.random.default_rng(3), 9000
+    u, r, found = ({w: np.zeros((rows, d)) for w, rows in ((one, one.n), (hood, hood.n + hood.g))}, {}, {})
+    for w in (one, hood):
+        r[w], found[w] = np.zeros((w.m, d)), []
+    for k in range(4):
+        x, z = rng.normal(size=(one.n, d)), rng.normal(size=(one.m, d))
+        for w in (one, hood):
+            my_x, my_z = x[w.agents], z[w.arcs]
+            mine, theirs = w.to_neighbors(q, my_x, k, minus=u[w]), w.along_arcs(q, my_z, k, minus=r[w])
+            if k == 2:
+                w.to_neighbors(q, x[w.agents] - 1, k)  # never sent
+                theirs.advance(np.zeros((w.m, d)), 0.5)  # encodes it
+            started = w.start(mine, theirs)
+            my_x[...] = my_z[...] = 0  # what was sent is sent
+            seen = mine.payload.copy()
+            found[w].append((seen, *w.finish(started, onto=(u[w], r[w]), step=0.5)))
+            found[w].append((seen, w.exchange(w.to_neighbors(q, x[w.agents], k)), w.exchange(w.along_arcs(q, z[w.arcs], k))))
+    assert "Direct" in routes(hood) or (machines and size == 2)
+    for (payload, known, arcs), (mine, my_known, my_arcs) in zip(found[one], found[hood], strict=True):
+        np.testing.assert_array_equal(mine, payload[hood.agents])
+        np.testing.assert_array_equal(my_known, known[hood.known])
+        np.testing.assert_array_equal(my_arcs, arcs[hood.arcs])
+    np.testing.assert_array_equal(u[hood], u[one][hood.known])
+    with pytest.raises(NonFiniteError, match=f"round 7: agent {hood.agents[-1]} would send NaN"):
+        x[hood.agents[-1], -1] = np.nan
+        hood.exchange(hood.to_neighbors(q, x[hood.agents], 7))
+    hood.comm.Barrier()
     hood.close()
 
 
