@@ -498,12 +498,12 @@ class Job:
             arcs = self.hood.graph.n_arcs
             if self.k and arcs:
                 cost = {**cost, "bytes_per_arc_per_round": float(totals[0]) / arcs / self.k}
-            clipped = _clipped(int(totals[3]))
-            for sentence in clipped:
+            remarks = _clipped(int(totals[3])) + self.hood.remarks
+            for sentence in remarks:
                 self.watch.say(f"warning: {sentence}")
             self.recorder.finish(
                 status, why, x, rounds_run=rounds, seconds=self.last.get("seconds", self.seconds), cost=cost,
-                transport_bytes=int(totals[2]), saturated=int(totals[3]), warnings=self.warnings + clipped,
+                transport_bytes=int(totals[2]), saturated=int(totals[3]), warnings=self.warnings + remarks,
             )  # fmt: skip
         return Outcome(self.experiment.folder, status, why, rounds, self.last, x, record, signal=number)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decentral import kernels
-from decentral.errors import NonFiniteError
+from decentral.errors import NonFiniteError, TransportError
 from decentral.message import Deferred, Message, Place
 from decentral.random import Key, Purpose
 from decentral.state import Agents, Arcs, Array, Known, blend
@@ -52,6 +52,7 @@ class Neighborhood:
         device  where the rows lie, and with them tail, head, ptr, degree and weights; None: all on the CPU
         wire_bytes  bytes sent by the own agents so far, one framed message per arc and exchange
         ideal_bits  the same as the papers count them
+        remarks     what the user should know of the transport when the run is over, sentences
         saturated   entries of own messages that a compressor clipped so far; who reads it waits for a device that counts
     """
 
@@ -90,6 +91,8 @@ class Neighborhood:
         self.ideal_bits = 0.0
         self._clipped: Any = 0  # on a device once it counts
         self._sent = 0
+        self.remarks: list[str] = []
+        self._under_way: set[tuple[Any, ...]] = set()
         self._costs: dict[tuple[Any, ...], tuple[int, float, list[Compressor]]] = {}
 
     # --- where rows lie ----------------------------------------------------------------------------------------
@@ -267,20 +270,27 @@ class Neighborhood:
         return self.finish(self.start(*messages), onto, step)
 
     def start(self, *messages: Message) -> Any:
-        """Begin an exchange; hand the result to `finish`. Work may be done in between."""
+        """Begin an exchange; hand the result to `finish`. Work may be done in between.
+
+        Raises TransportError where one of the same form (kinds, compressors, widths) was begun and not finished.
+        """
         form = tuple([m.form for m in messages])
         cost = self._costs.get(form)
         if cost is None:
             bits, size = sum(m.ideal_bits for m in messages), HEADER + sum(m.row_bytes for m in messages)
             # a row per arc, also where neighbors get the same one; compressors are kept, so that a form stays theirs
             cost = self._costs[form] = self.m * size, self.m * bits, [m.compressor for m in messages]
+        if form in self._under_way:
+            what = " and ".join(f"{m.kind} rows, d = {m.d}, {m.compressor}" for m in messages)
+            raise TransportError(f"an exchange of {what} was started while one like it was not finished")
+        self._under_way.add(form)
         self.wire_bytes += cost[0]
         self.ideal_bits += cost[1]
-        return messages, self._start(messages)
+        return form, self._start(messages)
 
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
-        _, pending = started
+        form, pending = started
         received = self._finish(pending)
         if onto is None:
             found = tuple(m.decode() for m in received)
@@ -288,6 +298,7 @@ class Neighborhood:
             references = onto if isinstance(onto, tuple) else (onto,)
             found = tuple(m.advance(u, step) for m, u in zip(received, references, strict=True))
         self._end(pending)
+        self._under_way.discard(form)
         return found[0] if len(found) == 1 else found
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
@@ -341,6 +352,7 @@ class Neighborhood:
     def forget(self, compressor: Compressor) -> None:
         """Release what was made for the messages of a compressor that will send no more."""
         self._costs = {form: cost for form, cost in self._costs.items() if all(c is not compressor for c in cost[2])}
+        self._under_way &= self._costs.keys()
 
     def close(self) -> None:
         """Release what the transport holds. COLLECTIVE."""

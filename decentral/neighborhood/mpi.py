@@ -96,10 +96,10 @@ class MPINeighborhood(Neighborhood):
         self.tag = 0  # of the form of exchange that was made last
         self.exchanges: dict[tuple[Any, ...], Exchange] = {}
         self._lenders: dict[tuple[Any, ...], tuple[Exchange, int] | None] = {}
-        self._number = 0
+        self._number = self._round = 0
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
-        self._watch.waiting = (time.monotonic(), 0, None)
+        self._watch.waiting = (time.monotonic(), 0, "to begin")
         self.calls, self.latency, meeting = self._choose(calls)
         self._watch.waiting = None
         words = {"memory": "", "collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
@@ -190,8 +190,9 @@ class MPINeighborhood(Neighborhood):
     def _start(self, messages: tuple[Message, ...]) -> Any:
         form = tuple([m.form for m in messages])
         exchange = self.exchanges.get(form)
+        self._round = messages[0].round
         if exchange is None:
-            self._watch.waiting = (time.monotonic(), messages[0].round, None)
+            self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
             exchange = self.exchanges[form] = Exchange(self, messages)
             self._watch.waiting = None
             if exchange.large and exchange.shared is not None:
@@ -209,7 +210,7 @@ class MPINeighborhood(Neighborhood):
 
     def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending
-        self._watch.waiting = (time.monotonic(), messages[0].round, exchange)
+        self._watch.waiting = (time.monotonic(), self._round, exchange)
         wrong = exchange.wait()
         if wrong is not None:
             self._watch.waiting = None
@@ -235,16 +236,25 @@ class MPINeighborhood(Neighborhood):
                     self._lenders.pop(one, None)
 
     def sum(self, values: Array) -> Array:
-        out = np.empty_like(values)
-        self.comm.Allreduce(np.ascontiguousarray(values), out, op=MPI.SUM)
-        return out
+        return self._reduce(values, MPI.SUM)
 
     def max(self, values: Array) -> Array:
+        return self._reduce(values, MPI.MAX)
+
+    def _reduce(self, values: Array, op: MPI.Op) -> Array:
         out = np.empty_like(values)
-        self.comm.Allreduce(np.ascontiguousarray(values), out, op=MPI.MAX)
+        self._watch.waiting = (time.monotonic(), self._round, "to meet in a sum or maximum")
+        self.comm.Allreduce(np.ascontiguousarray(values), out, op=op)
+        self._watch.waiting = None
         return out
 
     def collect(self, kind: str, rows: Array, sizes: Array | None = None) -> Array | None:
+        self._watch.waiting = (time.monotonic(), self._round, "to bring rows together")
+        found = self._collect(kind, rows, sizes)
+        self._watch.waiting = None
+        return found
+
+    def _collect(self, kind: str, rows: Array, sizes: Array | None) -> Array | None:
         rows = np.ascontiguousarray(self.take(self.own(rows) if kind == "known" else rows))
         if kind == "arcs":
             ids = self.arcs
@@ -277,6 +287,7 @@ class MPINeighborhood(Neighborhood):
         for exchange in self.exchanges.values():
             exchange.free()
         self.exchanges.clear()
+        self._lenders.clear()
         for row in self._types.values():
             row.Free()
         if self.adjacent is not None:
@@ -292,7 +303,7 @@ class Watchdog(threading.Thread):
     def __init__(self, hood: MPINeighborhood, timeout: float):
         super().__init__(daemon=True, name="decentral-watchdog")
         self.hood, self.timeout = hood, timeout
-        self.waiting: tuple[float, int, Exchange | None] | None = None  # since when, in which round, for what (None: to begin)
+        self.waiting: tuple[float, int, Exchange | str] | None = None  # since when, in which round, for what
         self._over = threading.Event()
         if timeout > 0:
             self.start()
@@ -302,16 +313,17 @@ class Watchdog(threading.Thread):
             waiting = self.waiting
             if waiting is None or time.monotonic() - waiting[0] < self.timeout:
                 continue
-            since, k, exchange = waiting
-            if exchange is not None and time.monotonic() - exchange.heard < self.timeout:
-                continue
-            peer = [*(exchange.missing() if exchange is not None else []), *self.hood.peers][0]
-            arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
-            what = f"rank {peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it"
-            if exchange is None:
-                what = "the other ranks, to begin an exchange of a new form. Are they alive, and do they"
+            since, k, what = waiting
+            if isinstance(what, str):
+                whom = f"the other ranks, {what}. Are they alive, and do they"
+            else:
+                if time.monotonic() - what.heard < self.timeout:
+                    continue
+                peer = [*what.missing(), *self.hood.peers][0]
+                arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
+                whom = f"rank {peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it"
             abort(
-                f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for {what} "
+                f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for {whom} "
                 f"run the same rounds? The limit is transport.timeout = {self.timeout:g} s"
             )
 

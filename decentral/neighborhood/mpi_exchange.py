@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
-from decentral.errors import TransportError
 from decentral.message import Message, Place, Scattered
 from decentral.neighborhood import base
 from decentral.neighborhood.base import HEADER
@@ -37,6 +36,8 @@ _HEADER = struct.Struct("<HHIII")  # magic, version, digest of what the exchange
 assert _HEADER.size == HEADER
 LARGE = 1 << 16
 """Bytes of the rows of an agent and arc from which they are not copied together, but handed out where they arrive."""
+MOST = 1 << 30
+"""Bytes that one MPI call takes in a stretch: it counts them in 32 bits."""
 
 
 class Exchange:
@@ -51,7 +52,8 @@ class Exchange:
     def __init__(self, hood: MPINeighborhood, messages: Messages):
         row_bytes = [m.row_bytes for m in messages]
         self.device = hood.device
-        self.large = self.device is not None or sum(row_bytes) >= LARGE  # the same on all ranks
+        size = sum(row_bytes)  # what follows is the same on all ranks: a message of small rows must fit one request
+        self.large = self.device is not None or size >= LARGE or hood.graph.n_arcs * size > MOST
         self.compressors = [m.compressor for m in messages]  # kept, so that their ids stay theirs
         self.shapes = [(hood.n + hood.g if m.kind == "agents" else hood.m, m.row_bytes) for m in messages]
         self.what = " and ".join(f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}" for m in messages)
@@ -72,7 +74,10 @@ class Exchange:
                     self.shared = shared
             except MemoryError:  # the other machines may have room
                 by_mpi.append((hood.near, "pairs"))
-                hood.transport += f", no room in shared memory for rows of {sum(row_bytes):,} B"
+                hood.remarks.append(
+                    f"/dev/shm had no room for messages of {sum(row_bytes):,} B a row, which went by MPI: give it more, or say "
+                    'transport.calls = "pairs"'
+                )
         for peers, calls in by_mpi:
             if self.large and peers:
                 self.routes.append(Direct(hood, peers, messages))
@@ -92,8 +97,6 @@ class Exchange:
         self._unpack = table(pieces)
 
     def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
-        if self.pending:
-            raise TransportError(f"an exchange of {self.what} was started while one like it was not finished")
         self.pending = True
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
         for route in reversed(self.routes):  # MPI first: what is encoded for it is on its way while the rest is
@@ -374,7 +377,7 @@ def _pieces(count: int, size: int, parts: list[Part]) -> Iterator[tuple[slice, i
 
 def _bytes(at: int, size: int, rows: list[tuple[int, int]], part: Part | None) -> list[tuple[int, int]]:
     """(from, to) of the bytes of stretches of rows (first, count) that begin at `at`, or of a part of one row."""
+    stretches = [(a * size, (a + n) * size) for a, n in rows]
     if part is not None:
-        at += rows[0][0] * size
-        return [(at + a, at + b) for a, b in part.where]
-    return [(at + a * size, at + (a + n) * size) for a, n in rows]
+        stretches = [(stretches[0][0] + a, stretches[0][0] + b) for a, b in part.where]
+    return [(at + c, at + min(c + MOST, b)) for a, b in stretches for c in range(a, b, MOST)]

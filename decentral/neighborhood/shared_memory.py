@@ -154,4 +154,5 @@ class Shared(Route):
         return int(found)
 
     def free(self) -> None:
-        self._halves, self.buffer, self._places = self._halves[:, :0], self.buffer[:0], [[], []]
+        self._halves = self.buffer = np.empty(0, np.uint8)
+        self._places = [[], []]
