@@ -14,7 +14,6 @@
 
 enum { WIDEST = 17, AT_ONCE = 8, NEAR = 24 << 10 }; /* NEAR: bytes of most of a first cache */
 enum { MUCH = 3 << 16, SOME = 1 << 20 }; /* entries that take 0.15 ms or more: to encode; to decode or add */
-static const uint32_t no_words[LANES];
 
 /* --- Philox4x32-10: up to 32 consecutive counters at a time, word j of counter l in out[j][l] ------------------- */
 
@@ -44,33 +43,49 @@ static void philox_plain(const Philox *p, uint32_t id, uint32_t index, int lanes
 
 #ifdef HAVE_AVX2
 
-AVX2 INLINE void low_words(uint32_t *out, __m256i x, __m256i y) { /* the low words of eight 64-bit lanes */
-    __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), 0x88);
-    _mm256_storeu_si256((__m256i *)out, _mm256_permute4x64_epi64(_mm256_castps_si256(both), 0xD8));
-}
+#define SPREAD(x) _mm256_set1_epi64x((int64_t)(x))
+#define LOAD(x) _mm256_loadu_si256((const __m256i *)(x))
+#define MUL(x, y) _mm256_mul_epu32(x, y)
+#define XOR(x, y) _mm256_xor_si256(x, y)
+#define HIGH(x) _mm256_srli_epi64(x, 32)
+/* The low (0x88) or high (0xDD) words of eight 64-bit lanes, in the order x0 x1 y0 y1 x2 x3 y2 y3. */
+#define BOTH(x, y, words) _mm256_castps_si256(_mm256_shuffle_ps(_mm256_castsi256_ps(x), _mm256_castsi256_ps(y), words))
+#define STORE(j, x) _mm256_storeu_si256((__m256i *)(out[j] + l), x)
 
-/* What GCC does not find by itself: the multiplier reads the low word of a 64-bit lane and ignores the rest. */
+/* What GCC does not find by itself: the multiplier reads the low word of a 64-bit lane and ignores the rest. Before the first
+ * round only a differs between counters: of two rounds, what comes of b, c and d alone is known. The last one packs. */
 AVX2 static void philox_avx2(const Philox *p, uint32_t id, uint32_t index, int lanes, uint32_t out[4][LANES]) {
-    const __m256i m0 = _mm256_set1_epi64x(0xD2511F53u), m1 = _mm256_set1_epi64x(0xCD9E8D57u);
+    const __m256i m0 = SPREAD(0xD2511F53u), m1 = SPREAD(0xCD9E8D57u), k0 = LOAD(p->k0[9]), k1 = LOAD(p->k1[9]);
+    const uint64_t y = (uint64_t)p->round * 0xCD9E8D57u, x = (uint64_t)((uint32_t)(y >> 32) ^ id ^ p->k0[0][0]) * 0xD2511F53u;
+    const __m256i c = SPREAD(p->tag ^ p->k1[0][0]), d = SPREAD((uint32_t)x);
+    const __m256i ka = SPREAD((uint32_t)y ^ p->k0[1][0]), kc = SPREAD((uint32_t)(x >> 32) ^ p->k1[1][0]);
     for (int l = 0; l < lanes; l += 8) {
-        __m256i a0 = _mm256_add_epi64(_mm256_set1_epi64x((long long)index + l), _mm256_set_epi64x(3, 2, 1, 0));
-        __m256i a1 = _mm256_add_epi64(a0, _mm256_set1_epi64x(4));
-        __m256i b0 = _mm256_set1_epi64x(id), c0 = _mm256_set1_epi64x(p->round), d0 = _mm256_set1_epi64x(p->tag);
-        __m256i b1 = b0, c1 = c0, d1 = d0;
-#pragma GCC unroll 10
-        for (int r = 0; r < 10; r++) {
-            __m256i k0 = _mm256_loadu_si256((const __m256i *)p->k0[r]), k1 = _mm256_loadu_si256((const __m256i *)p->k1[r]);
-            __m256i x0 = _mm256_mul_epu32(a0, m0), y0 = _mm256_mul_epu32(c0, m1);
-            __m256i x1 = _mm256_mul_epu32(a1, m0), y1 = _mm256_mul_epu32(c1, m1);
-            a0 = _mm256_xor_si256(_mm256_srli_epi64(y0, 32), _mm256_xor_si256(b0, k0)), b0 = y0;
-            c0 = _mm256_xor_si256(_mm256_srli_epi64(x0, 32), _mm256_xor_si256(d0, k1)), d0 = x0;
-            a1 = _mm256_xor_si256(_mm256_srli_epi64(y1, 32), _mm256_xor_si256(b1, k0)), b1 = y1;
-            c1 = _mm256_xor_si256(_mm256_srli_epi64(x1, 32), _mm256_xor_si256(d1, k1)), d1 = x1;
+        const __m256i a = _mm256_add_epi64(SPREAD((int64_t)index + l), _mm256_set_epi64x(5, 4, 1, 0));
+        __m256i x0 = MUL(a, m0), x1 = MUL(_mm256_add_epi64(a, SPREAD(2)), m0);
+        __m256i b0 = MUL(XOR(HIGH(x0), c), m1), b1 = MUL(XOR(HIGH(x1), c), m1), d0 = d, d1 = d;
+        __m256i a0 = XOR(HIGH(b0), ka), a1 = XOR(HIGH(b1), ka), c0 = XOR(x0, kc), c1 = XOR(x1, kc), y0, y1;
+#pragma GCC unroll 8
+        for (int r = 2; r < 9; r++) {
+            x0 = MUL(a0, m0), y0 = MUL(c0, m1), x1 = MUL(a1, m0), y1 = MUL(c1, m1);
+            a0 = XOR(HIGH(y0), XOR(b0, LOAD(p->k0[r]))), b0 = y0;
+            c0 = XOR(HIGH(x0), XOR(d0, LOAD(p->k1[r]))), d0 = x0;
+            a1 = XOR(HIGH(y1), XOR(b1, LOAD(p->k0[r]))), b1 = y1;
+            c1 = XOR(HIGH(x1), XOR(d1, LOAD(p->k1[r]))), d1 = x1;
         }
-        low_words(out[0] + l, a0, a1), low_words(out[1] + l, b0, b1);
-        low_words(out[2] + l, c0, c1), low_words(out[3] + l, d0, d1);
+        x0 = MUL(a0, m0), y0 = MUL(c0, m1), x1 = MUL(a1, m0), y1 = MUL(c1, m1);
+        STORE(0, XOR(BOTH(y0, y1, 0xDD), XOR(BOTH(b0, b1, 0x88), k0)));
+        STORE(1, BOTH(y0, y1, 0x88));
+        STORE(2, XOR(BOTH(x0, x1, 0xDD), XOR(BOTH(d0, d1, 0x88), k1)));
+        STORE(3, BOTH(x0, x1, 0x88));
     }
 }
+#undef SPREAD
+#undef LOAD
+#undef MUL
+#undef XOR
+#undef HIGH
+#undef BOTH
+#undef STORE
 #endif
 
 static void (*philox)(const Philox *, uint32_t, uint32_t, int, uint32_t[4][LANES]) = philox_plain;
@@ -190,6 +205,27 @@ static int64_t unit_of(const Grid *g) {
     return g->block / a * TILE; /* the least common multiple */
 }
 
+typedef uint32_t Word __attribute__((aligned(1), may_alias)); /* of a message: anywhere */
+
+/* `size` more bits of every lane after `bit` bits: the first ones of a word are stored, others join them. */
+INLINE void put_words(const uint32_t *packed, uint8_t *codes, int bit, int size) {
+    const int shift = bit % 32;
+    Word *to = (Word *)codes + bit / 32 * LANES;
+    if (!shift)
+        for (int l = 0; l < LANES; l++) to[l] = packed[l];
+    else
+        for (int l = 0; l < LANES; l++) to[l] |= packed[l] << shift;
+    if (shift + size > 32)
+        for (int l = 0; l < LANES; l++) to[LANES + l] = packed[l] >> (32 - shift);
+}
+
+/* Asks for the bytes that are needed next, a hint that may point past an array: the processor's own prefetching ends with
+ * every page of 4 KiB. */
+INLINE void fetch(const void *from, int bytes) {
+#pragma GCC unroll 32
+    for (int i = 0; i < bytes; i += 64) __builtin_prefetch((const char *)from + i);
+}
+
 /* A little-endian stream of codes, `width` bits each. */
 INLINE void pack_stream(const uint32_t *codes, int64_t count, int width, uint8_t *out) {
     if (width == 8) {
@@ -198,7 +234,17 @@ INLINE void pack_stream(const uint32_t *codes, int64_t count, int width, uint8_t
     }
     uint64_t held = 0;
     int bits = 0;
-    for (int64_t i = 0; i < count; i++) {
+    int64_t i = 0;
+    for (; width < 8 && i + 4 <= count; i += 4) { /* four codes have their places at once: no wait for one after the other */
+        const uint32_t four = codes[i] | codes[i + 1] << width | codes[i + 2] << 2 * width | codes[i + 3] << 3 * width;
+        held |= (uint64_t)four << bits;
+        bits += 4 * width;
+        if (bits >= 32) {
+            memcpy(out, &held, 4);
+            out += 4, held >>= 32, bits -= 32;
+        }
+    }
+    for (; i < count; i++) {
         held |= (uint64_t)codes[i] << bits;
         bits += width;
         if (bits >= 32) {
@@ -733,6 +779,7 @@ INLINE NAME(bits) NAME(largest)(const REAL *v, int64_t n) {
     const NAME(bits) *bits = (const NAME(bits) *)v;
     const NAME(bits) magnitude = sizeof(REAL) == 4 ? (NAME(bits))INT32_MAX : (NAME(bits))INT64_MAX;
     NAME(bits) m = 0;
+#pragma GCC unroll 4
     for (int64_t i = 0; i < n; i++) {
         const NAME(bits) a = bits[i] & magnitude;
         m = a > m ? a : m;
@@ -797,14 +844,36 @@ CLONES static void NAME(norms)(void *context, const Part *part) {
     if (to->two_norm) to->squares[i] = NAME(sum_of_squares)(v, minus, size);
 }
 
-/* Codes of a row of a tile; `words` holds their half-words, the low ones or (shift = 16) the high ones. */
-INLINE void NAME(round_row)(const REAL *v, int count, REAL inv, REAL offset, const uint32_t *words, int shift, int zero,
-                            int top, uint32_t *codes) {
+/* A number whose last place counts 2^-16: half-words stand in its lowest bits. */
+#define GRAIN (sizeof(REAL) == 4 ? (REAL)0x1p7 : (REAL)0x1p36)
+
+typedef struct {
+    REAL less; /* GRAIN minus what is added to the half-word 2^-16: exact, as is their difference below */
+    int zero, top, width;
+    uint32_t ones; /* 1 in each of the codes that share a word */
+} NAME(Rounding);
+
+/* Codes of `count` lanes of `rows` rows, side by side in one word of a lane, the first row in the lowest bits; inv is a row's.
+ * words[j] has the half-words of rows 2j (low) and 2j + 1 of eight: `odd` is the first row's parity. */
+INLINE void NAME(round_rows)(const REAL *x, int rows, int count, const REAL *inv, const uint32_t (*words)[LANES], int odd,
+                             NAME(Rounding) to, uint32_t *packed) {
+    const REAL grain = GRAIN;
+    const int least = -to.zero, most = to.top - to.zero;
+    const uint32_t zeros = (uint32_t)to.zero * (rows > 1 ? to.ones : 1);
+    NAME(bits) place;
+    memcpy(&place, &grain, sizeof place);
     for (int l = 0; l < count; l++) {
-        const REAL u = (REAL)(int32_t)(words[l] >> shift & 0xFFFF) * (REAL)0x1p-16 + offset; /* exact */
-        int32_t q = (int32_t)FLOOR(v[l] * inv + u) + zero;
-        q = q < 0 ? 0 : q;
-        codes[l] = (uint32_t)(q > top ? top : q);
+        uint32_t word = 0;
+#pragma GCC unroll 8
+        for (int r = rows - 1; r >= 0; r--) {
+            const uint32_t half = words[(odd + r) / 2][l] >> (odd + r) % 2 * 16 & 0xFFFF;
+            const REAL u = NAME(from_bits)(place | (NAME(bits))half) - to.less;
+            int32_t q = (int32_t)FLOOR(x[r * LANES + l] * inv[r] + u);
+            q = q < least ? least : q;
+            q = q > most ? most : q;
+            word = (word << to.width) + (uint32_t)q;
+        }
+        packed[l] = word + zeros;
     }
 }
 
@@ -813,26 +882,27 @@ INLINE void NAME(round_row)(const REAL *v, int count, REAL inv, REAL offset, con
 CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const Grid *g, const Philox *p, uint32_t id,
                                int64_t begin, int64_t end, int scaled) {
     const REAL half = (REAL)g->top / 2;
-    const int zero = g->top / 2, width = g->width;
-    const REAL offset = (half - (REAL)zero) + (g->dithered ? (REAL)0x1p-17 : (REAL)0.5);
+    const int width = g->width, together = width > 8 ? 1 : width > 4 ? 4 : 8;
+    const REAL added = half - (REAL)(g->top / 2) + (g->dithered ? (REAL)0x1p-17 : (REAL)0.5);
+    NAME(Rounding) to = {GRAIN - added, g->top / 2, g->top, width, 0};
+    for (int r = 0; r < together; r++) to.ones = (to.ones << width) + 1;
     const int64_t before = begin ? begin / g->block : 0; /* blocks; a division costs as much as some entries */
     uint8_t *scales = out + 4 * before, *codes = out + 4 * ceil_div(g->d, g->block) + begin / TILE * 4 * LANES * width;
-    uint32_t random[4][LANES], row[LANES];
-    REAL inv = 0;
+    uint32_t random[4][LANES];
+    REAL scale = 0;
     int64_t next = begin;
+    if (!g->dithered) memset(random, 0, sizeof random);
     for (int64_t start = begin; start < end; start += TILE) {
         const int64_t n = end - start < TILE ? end - start : TILE;
-        uint32_t tile[TILE > WIDEST * LANES ? TILE : WIDEST * LANES]; /* packed words, or the codes of a tail */
-        REAL room[TILE];
-        const REAL *x = NAME(difference)(v + start, u ? u + start : NULL, n, room) - start;
-        if (n == TILE) memset(tile, 0, sizeof(uint32_t) * (size_t)(width * LANES));
-        for (int r = 0; r * LANES < n; r++) {
-            const int64_t e = start + r * LANES;
-            if (e == next) {
+        uint32_t tile[TILE], packed[LANES];
+        REAL room[TILE], inv[LANES];
+        const REAL *x = NAME(difference)(v + start, u ? u + start : NULL, n, room);
+        for (int64_t e = 0; e < n;) {
+            if (start + e == next) {
                 float s;
-                const int64_t size = g->d - e < g->block ? g->d - e : g->block;
-                const int here = e + size <= start + n; /* the block lies in this tile: its differences are at hand */
-                const REAL *block = here ? x + e : v + e, *minus = here || !u ? NULL : u + e;
+                const int64_t size = g->d - next < g->block ? g->d - next : g->block;
+                const int here = e + size <= n; /* the block lies in this tile: its differences are at hand */
+                const REAL *block = here ? x + e : v + next, *minus = here || !u ? NULL : u + next;
                 if (scaled) memcpy(&s, scales, 4);
                 else {
                     double m = NAME(from_bits)(NAME(largest_difference)(block, minus, size));
@@ -841,29 +911,34 @@ CLONES static int NAME(encode)(const REAL *v, const REAL *u, uint8_t *out, const
                     if (!scale_above(m, &s)) return 0;
                     memcpy(scales, &s, 4);
                 }
-                inv = s > 0 ? half / (REAL)s : 0;
+                scale = s > 0 ? half / (REAL)s : 0;
                 scales += 4, next += g->block;
             }
-            if (g->dithered && r % 8 == 0) philox(p, id, (uint32_t)(e / 8), n < LANES ? (int)n : LANES, random);
-            const uint32_t *words = g->dithered ? random[r % 8 / 2] : no_words;
-            const int odd = r % 2 * 16, count = n - r * LANES < LANES ? (int)(n - r * LANES) : LANES;
-            if (count < LANES) {
-                NAME(round_row)(x + e, count, inv, offset, words, odd, zero, g->top, tile + r * LANES);
-                continue;
-            }
-            NAME(round_row)(x + e, LANES, inv, offset, words, odd, zero, g->top, n < TILE ? tile + r * LANES : row);
-            if (n < TILE) continue;
-            const int shift = r * width % 32;
-            uint32_t *to = tile + r * width / 32 * LANES;
-            for (int l = 0; l < LANES; l++) to[l] |= row[l] << shift;
-            if (shift + width > 32)
-                for (int l = 0; l < LANES; l++) to[LANES + l] |= row[l] >> (32 - shift);
+            for (const int64_t until = next - start < n ? next - start : n; e < until; e += LANES) inv[e / LANES] = scale;
         }
-        if (n == TILE) codes = (uint8_t *)memcpy(codes, tile, (size_t)(4 * LANES * width)) + 4 * LANES * width;
+        for (int r = 0, rows; r * LANES < n; r += rows) {
+            const int64_t e = r * LANES;
+            const uint32_t(*words)[LANES] = (const uint32_t(*)[LANES])random + r % 8 / 2;
+            if (r % 8 == 0) {
+                if (g->dithered) philox(p, id, (uint32_t)((start + e) / 8), n < LANES ? (int)n : LANES, random);
+                if (end - start > TILE) {
+                    fetch(v + start + TILE + e, 8 * LANES * sizeof(REAL));
+                    if (u) fetch(u + start + TILE + e, 8 * LANES * sizeof(REAL));
+                }
+            }
+            rows = n == TILE ? together : 1;
+            if (rows == 8) NAME(round_rows)(x + e, 8, LANES, inv + r, words, 0, to, packed);
+            else if (rows == 4) NAME(round_rows)(x + e, 4, LANES, inv + r, words, 0, to, packed);
+            else if (n - e >= LANES) NAME(round_rows)(x + e, 1, LANES, inv + r, words, r % 2, to, n == TILE ? packed : tile + e);
+            else NAME(round_rows)(x + e, 1, (int)(n - e), inv + r, words, r % 2, to, tile + e);
+            if (n == TILE) put_words(packed, codes, r * width, rows * width);
+        }
+        if (n == TILE) codes += 4 * LANES * width;
         else pack_stream(tile, n, width, codes);
     }
     return 1;
 }
+#undef GRAIN
 
 static void NAME(encode_part)(void *context, const Part *part) {
     const Encoding *job = context;
@@ -922,6 +997,7 @@ INLINE int NAME(decode)(const uint8_t *in, const NAME(Target) *t, const Grid *g,
         }
         for (int r = 0; r * LANES < n; r++) {
             const int64_t e = start + r * LANES;
+            if (t->u && end - start > TILE) fetch(t->u + e + TILE, LANES * sizeof(REAL));
             if (e == next) {
                 float s;
                 memcpy(&s, scales, 4);

@@ -36,7 +36,8 @@ def test_kernels_against_torch() -> None:
     torch = pytest.importorskip("torch")
     rows = [row for row in bench.rows("kernels", 0.0, 20_000) if row["stock"].startswith("PyTorch")]
     assert {(row["what"], row["stock"]) for row in rows} == {
-        ("quantize 4 bits", "PyTorch eager"), ("quantize 8 bits", "PyTorch eager"),
+        ("quantize 4 bits", "PyTorch eager"), ("quantize 4 bits", "PyTorch eager, memory kept"),
+        ("quantize 8 bits", "PyTorch eager"), ("quantize 8 bits", "PyTorch eager, memory kept"),
         ("top-k, 0.1%", "PyTorch topk"), ("top-k, 1.0%", "PyTorch topk"), ("top-k, 10.0%", "PyTorch topk"),
     }  # fmt: skip
     assert all(row["x faster"] > 0 for row in rows) and torch.get_num_threads() == 1
