@@ -117,6 +117,9 @@ class Device:
     def quantize_encode(self, seed: int, round: int, tag: int, ids: Array, *rest: Any) -> None:
         self._refusing(ids, gpu.quantize_encode, seed, round, tag, ids, *rest)
 
+    def quantize_feedback(self, seed: int, round: int, tag: int, ids: Array, *rest: Any) -> None:
+        self._refusing(ids, gpu.quantize_feedback, seed, round, tag, ids, *rest)
+
     def absolute_encode(self, seed: int, round: int, tag: int, ids: Array, *rest: Any) -> None:
         self._refusing(ids, gpu.absolute_encode, seed, round, tag, ids, *rest)
 

@@ -103,15 +103,18 @@ class Deferred(Message):
 
     payload : memory for it;  encode(first, last, part) : writes rows first..last − 1 there, or a part of row `first`
     parts : of every row, in their order; none where rows are encoded at once
+    minus : the reference of which the difference is sent;  feedback(step) : encodes all and advances it in one pass, or
+        returns None and does nothing
     """
 
-    __slots__ = ("_encode", "_memory", "_part", "_row", "parts")
+    __slots__ = ("_encode", "_feedback", "_memory", "_minus", "_part", "_row", "parts")
 
     def __init__(
         self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int,
         encode: Callable[[int, int, Part | None], None], parts: list[Part],
+        minus: Array | None, feedback: Callable[[float], Array | None],
     ):  # fmt: skip
-        self._encode, self.parts = encode, parts
+        self._encode, self.parts, self._minus, self._feedback = encode, parts, minus, feedback
         self._row = self._part = 0  # what comes next
         super().__init__(kind, payload, compressor, d, dtype, round)
 
@@ -139,6 +142,12 @@ class Deferred(Message):
             self._encode(self._row, row + 1, None)
             self._row = row + 1
         return self._memory
+
+    def advance(self, u: Array, step: float = 1.0) -> Array:
+        if u is self._minus and self._row == self._part == 0 and (estimate := self._feedback(step)) is not None:
+            self._row = len(self._memory)
+            return estimate
+        return super().advance(u, step)
 
 
 class Scattered(Message):

@@ -70,7 +70,7 @@ class Block(Neighborhood):
         super().__init__(graph, weights, np.flatnonzero(placement == rank), seed, dtype)
         self.rank, self.ranks, self.board = rank, int(placement.max()) + 1, board
 
-    def _defers(self, compressor: Any, v: Array) -> bool:
+    def _defers(self, compressor: Any, v: Array, minus: Array | None) -> bool:
         return True  # so that it shows when a method changes what it is about to send
 
     def _start(self, messages: tuple[Message, ...]) -> Any:

@@ -86,6 +86,13 @@ class Compressor(Protocol):
         u += q if step == 1 else step * q
         return estimate
 
+    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
+        """`encode_difference` of x − u to `payload`, and `advance_into` of u by it, in one pass where a kernel does both.
+
+        Else False, and nothing is done.
+        """
+        return False
+
     def nbytes(self, d: int, dtype: Any) -> int:
         """Bytes of a row on the wire."""
         ...

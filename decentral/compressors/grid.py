@@ -147,6 +147,15 @@ class Grid:
         if not on.quantize_advance(rows, u, estimate, self.top, self.width, self.block, gain, step, *_columns(part)):
             raise damaged("a scale is out of range")
 
+    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
+        """`Compressor.feedback`, on a device."""
+        on, _ = kernels.of(x)
+        if not hasattr(on, "quantize_feedback") or not (x.flags.c_contiguous and u.flags.c_contiguous):
+            return False
+        grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
+        on.quantize_feedback(*key.constants, key.ids, x, u, None if step == 1 else out, payload, *grid, step)
+        return True
+
     def _decoded(self, payload: Array, dtype: Any, gain: float, begin: int, end: int) -> Array:
         """Columns begin..end − 1 of the decoded rows, in NumPy; they begin with a tile and a block."""
         real = np.dtype(dtype).type
@@ -227,6 +236,10 @@ class OnGrid(Compressor):
     def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
         d = u.shape[1]
         self.grid(d).advance(payload, u, step, out, self.gain(d), part)
+
+    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
+        d = x.shape[1]
+        return self.gain(d) == 1 and self.grid(d).feedback(x, u, key, payload, step, out)
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return self.grid(d).nbytes

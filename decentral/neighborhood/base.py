@@ -201,24 +201,25 @@ class Neighborhood:
         Long rows may be encoded only when they are sent: leave v and `minus` as they are until then.
         minus : known rows u of a reference; what is sent is then the difference, C(v_i − u_i)
         """
-        u = None if minus is None else self.own(minus)
-        return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self._agent_ids, u)
+        return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self._agent_ids, minus)
 
     def along_arcs(self, compressor: Compressor, v: Arcs, k: int, stream: int = 0, minus: Arcs | None = None) -> Message:
         """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij))."""
         return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self._arc_ids, minus)
 
     def _encode(
-        self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array, u: Array | None
+        self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array, minus: Array | None
     ) -> Message:
+        u = minus if minus is None or kind == "arcs" else self.own(minus)
         key = Key(self.seed, purpose + 16 * stream, k, ids)
         if self.device is not None:
             self.device.round = k
         if not compressor.relative:
             self._clipped = self._clipped + compressor.saturated(v if u is None else v - u)
         place = self._place(kind, compressor, v)
-        if self._defers(compressor, v):
-            payload = np.empty((len(v), compressor.nbytes(v.shape[1], v.dtype)), np.uint8) if place is None else place.rows
+        if self._defers(compressor, v, minus):
+            size = compressor.nbytes(v.shape[1], v.dtype)
+            payload = self._empty((len(v), size), np.uint8) if place is None else place.rows
 
             def encode(first: int, last: int, part: Part | None) -> None:
                 some = slice(first, last)
@@ -228,8 +229,13 @@ class Neighborhood:
                 except NonFiniteError as error:
                     raise self._diverged(kind, NonFiniteError([first + r for r in error.rows]), k) from None
 
-            parts = compressor.cut(v.shape[1], v.dtype, PIECE)
-            message: Message = Deferred(kind, payload, compressor, v.shape[1], v.dtype, k, encode, parts)
+            def feedback(step: float) -> Array | None:
+                assert u is not None
+                out = u if step == 1 else np.empty_like(u)
+                return out if compressor.feedback(v, u, key, payload, step, out) else None
+
+            parts = compressor.cut(v.shape[1], v.dtype, PIECE) if self.device is None else []
+            message: Message = Deferred(kind, payload, compressor, v.shape[1], v.dtype, k, encode, parts, minus, feedback)
         else:
             try:
                 if place is not None:
@@ -247,8 +253,8 @@ class Neighborhood:
         """Memory from which the message of v can be sent without a copy; None where there is none."""
         return None
 
-    def _defers(self, compressor: Compressor, v: Array) -> bool:
-        """Is v encoded while it is sent, so that what is encoded travels while the rest is?"""
+    def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
+        """Is v encoded when it is sent, so that what is encoded travels while the rest is, or the reference advances in the same pass?"""
         return False
 
     def _diverged(self, kind: str, error: NonFiniteError, k: int) -> NonFiniteError:
@@ -267,13 +273,19 @@ class Neighborhood:
         reference moves, u ← u + step q; with step = 1 both are one array. See `Message.advance`.
         COLLECTIVE between neighboring ranks.
         """
-        return self.finish(self.start(*messages), onto, step)
+        return self.finish(self._begin(messages), onto, step)
 
     def start(self, *messages: Message) -> Any:
         """Begin an exchange; hand the result to `finish`. Work may be done in between.
 
         Raises TransportError where one of the same form (kinds, compressors, widths) was begun and not finished.
         """
+        started = self._begin(messages)
+        for message in messages:
+            message.make()  # what is sent may change from here on
+        return started
+
+    def _begin(self, messages: tuple[Message, ...]) -> Any:
         form = tuple([m.form for m in messages])
         cost = self._costs.get(form)
         if cost is None:

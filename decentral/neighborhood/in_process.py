@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from decentral.message import Message
+from decentral.message import Deferred, Message
 from decentral.neighborhood.base import Neighborhood
 from decentral.state import Array
 
 if TYPE_CHECKING:
+    from decentral.compressors import Compressor
     from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
@@ -26,11 +27,19 @@ class InProcess(Neighborhood):
         super().to_device(device)
         self._reverse = device.give(self._reverse)
 
+    def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
+        return minus is not None and self.device is not None  # whose kernels encode and advance in one pass
+
     def _start(self, messages: tuple[Message, ...]) -> Any:
         return messages
 
     def _finish(self, pending: tuple[Message, ...]) -> list[Message]:
-        return [m.received(m.payload if m.kind == "agents" else np.take(m.payload, self._reverse, axis=0)) for m in pending]
+        return [self._received(m) for m in pending]
+
+    def _received(self, message: Message) -> Message:
+        if message.kind == "arcs":
+            return message.received(np.take(message.payload, self._reverse, axis=0))
+        return message if isinstance(message, Deferred) else message.received(message.payload)
 
     def sum(self, values: Array) -> Array:
         return values

@@ -223,7 +223,7 @@ class MPINeighborhood(Neighborhood):
         pending[0].end()
         self._watch.waiting = None
 
-    def _defers(self, compressor: Compressor, v: Array) -> bool:
+    def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
         return bool(self.far) and self.device is None and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE
 
     def forget(self, compressor: Compressor) -> None:

@@ -101,8 +101,6 @@ class Exchange:
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
         for route in reversed(self.routes):  # MPI first: what is encoded for it is on its way while the rest is
             route.start(copies if copies and route.there is None else messages, self.header)
-        for message in messages:
-            message.make()  # also the rows that stay here
 
     def place(self, index: int) -> Place | None:
         """Memory for the next payload of a message, from which it is sent without a copy; None where there is none now."""

@@ -120,6 +120,20 @@ def test_every_method_has_the_bits_of_the_cpu(cuda, name, c):
     assert one.hood.saturated == other.hood.saturated and isinstance(other.hood.saturated, int)
 
 
+@pytest.mark.parametrize("c", COMPRESSORS)
+@pytest.mark.parametrize("name", ["choco-sgd", "lead"])
+def test_the_reference_advances_where_the_difference_is_encoded(cuda, monkeypatch, name, c):
+    """One kernel reads x and u once, and writes u and the message."""
+    called = []
+    for kernel in ("quantize_encode", "quantize_feedback", "quantize_advance"):
+        made = getattr(gpu, kernel)
+        monkeypatch.setattr(gpu, kernel, lambda *args, made=made, kernel=kernel: (called.append(kernel), made(*args))[1])
+    run = start(table_of(name, c), quadratic(), on_device(cuda))
+    called.clear()
+    advance(run, 3)
+    assert called == (["quantize_feedback"] * 3 if c["name"] == "quantize" else [])
+
+
 @pytest.mark.parametrize("form", "BCDE")
 def test_every_form_has_the_bits_of_the_cpu(cuda, form):
     table = {"name": "lt-admm-cc", "form": form, "compressor": {"name": "quantize", "bits": 7}}
