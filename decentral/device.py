@@ -91,12 +91,30 @@ class Device:
 
         Raises NonFiniteError (rows of an array of `refused_of` rows) or TransportError for what was noted up to here.
         """
-        marks = [*self._refused.values(), *self._damaged.values()]
-        copies = [_to_pinned(a) for a in (*arrays, *([np.concatenate(marks)] if marks else []))]
+        marks = self._marks()
+        copies = [_to_pinned(a) for a in (*marks, *arrays)]
         gpu.cupy().cuda.get_current_stream().synchronize()
-        if marks and copies.pop().any():
-            self._raise()
+        self._look(copies[: len(marks)])
+        return copies[len(marks) :]
+
+    def bring(self, piece: int, *arrays: Array) -> list[Copy]:
+        """`fetch` of bytes (rows, row_bytes) that waits for the work before them alone: they come `piece` bytes at a time."""
+        marks = self._marks()
+        noted, now = [_to_pinned(a) for a in marks], gpu.cupy().cuda.Event()
+        now.record()
+        copies = [Copy(a, piece) for a in arrays]
+        now.synchronize()
+        self._look(noted)
         return copies
+
+    def _marks(self) -> list[Array]:
+        """What was noted, in one array if in any."""
+        marks = [*self._refused.values(), *self._damaged.values()]
+        return [np.concatenate(marks)] if marks else []
+
+    def _look(self, noted: list[Array]) -> None:
+        if any(marks.any() for marks in noted):
+            self._raise()
 
     def _raise(self) -> None:
         refused = self._refused
@@ -158,6 +176,25 @@ class Device:
         return True
 
 
+class Copy:
+    """Bytes of a device that come to `memory` on the CPU, (rows, row_bytes) uint8, so that the first can be used while the rest comes."""
+
+    def __init__(self, a: Any, piece: int):
+        self.memory = _pinned(a)
+        there, here = a.reshape(-1), self.memory.reshape(-1)
+        self._coming = []  # (first byte, event) of each piece
+        for begin in range(0, a.nbytes, piece):
+            there[begin : begin + piece].get(out=here[begin : begin + piece], blocking=False)
+            event = gpu.cupy().cuda.Event()
+            event.record()
+            self._coming.append((begin, event))
+
+    def wait(self, nbytes: int) -> None:
+        """Until the first `nbytes` are there."""
+        while self._coming and self._coming[0][0] < nbytes:
+            self._coming.pop(0)[1].synchronize()
+
+
 def _marks(of: dict[int, Any], v: Array) -> Any:
     """The notes for arrays with as many rows as v."""
     if len(v) not in of:
@@ -167,7 +204,12 @@ def _marks(of: dict[int, Any], v: Array) -> Any:
 
 def _to_pinned(a: Any) -> Array:
     """A copy that is there when the stream is synchronized."""
-    memory = gpu.cupy().cuda.alloc_pinned_memory(max(1, a.nbytes))
-    copy = np.frombuffer(memory, np.uint8, a.nbytes).view(a.dtype).reshape(a.shape)
+    copy = _pinned(a)
     a.get(out=copy, blocking=False)
     return copy
+
+
+def _pinned(a: Any) -> Array:
+    """Pinned memory for an array of the device."""
+    memory = gpu.cupy().cuda.alloc_pinned_memory(max(1, a.nbytes))
+    return np.frombuffer(memory, np.uint8, a.nbytes).view(a.dtype).reshape(a.shape)

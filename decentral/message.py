@@ -112,7 +112,7 @@ class Deferred(Message):
     def __init__(
         self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int,
         encode: Callable[[int, int, Part | None], None], parts: list[Part],
-        minus: Array | None, feedback: Callable[[float], Array | None],
+        minus: Array | None = None, feedback: Callable[[float], Array | None] = lambda step: None,
     ):  # fmt: skip
         self._encode, self.parts, self._minus, self._feedback = encode, parts, minus, feedback
         self._row = self._part = 0  # what comes next

@@ -15,7 +15,8 @@ known rows, and the disagreement Σ_j w_ij (x_i − x_j) is a function of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -117,8 +118,15 @@ class Neighborhood:
     def _fetch(self, *arrays: Array) -> list[Array]:
         """Arrays of the device on the CPU. Raises NonFiniteError, TransportError: see `Device.fetch`."""
         assert self.device is not None
-        try:
+        with self._naming():
             return self.device.fetch(*arrays)
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Says which agents' rows a device refused."""
+        assert self.device is not None
+        try:
+            yield
         except NonFiniteError as error:
             # n rows are agents, m are arcs; where these are as many, arc a leaves agent a
             kind = "agents" if self.device.refused_of == self.n else "arcs"

@@ -21,8 +21,8 @@ with warnings.catch_warnings():  # of a launcher that belongs to another MPI: `w
 
 from decentral.compressors import Identity
 from decentral.errors import TransportError
-from decentral.message import Message, Place
-from decentral.neighborhood import mpi_exchange
+from decentral.message import Deferred, Message, Place
+from decentral.neighborhood import base, mpi_exchange
 from decentral.neighborhood.base import Neighborhood
 from decentral.neighborhood.mpi_exchange import Exchange
 from decentral.neighborhood.pieces import Peer
@@ -32,7 +32,8 @@ from decentral.state import Array
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
-    from decentral.device import Device
+    from decentral.compressors.base import Part
+    from decentral.device import Copy, Device
     from decentral.graph import Graph, MixingMatrix
 
 CALLS = ("auto", "collective", "pairs")
@@ -199,14 +200,31 @@ class MPINeighborhood(Neighborhood):
                 for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
                     self._lenders[one] = None if one in self._lenders else (exchange, i)
         self._number += 1
-        copies: tuple[Message, ...] = ()
-        if self.device is not None:  # the one place of a round where the CPU waits for the device
-            copied = messages if exchange.copied else ()
-            payloads = self._fetch(*[m.payload for m in copied])
-            copies = tuple([m.received(rows) for m, rows in zip(copied, payloads, strict=True)])
+        copies = () if self.device is None else self._copies(self.device, exchange, messages)
         exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF, copies)
         self._sent += exchange.nbytes
         return exchange, messages
+
+    def _copies(self, device: Device, exchange: Exchange, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+        """The messages on the CPU, for routes that need them there; long ones are still coming, and can be sent piece by piece.
+
+        The one place of a round where the CPU waits for the device.
+        """
+        copied = messages if exchange.copied else ()
+        if exchange.there:  # what MPI reads on the device must be complete
+            payloads = self._fetch(*[m.payload for m in copied])
+            return tuple([m.received(rows) for m, rows in zip(copied, payloads, strict=True)])
+        with self._naming():
+            copies = device.bring(base.PIECE, *[m.payload for m in copied])
+
+        def coming(m: Message, copy: Copy) -> Deferred:
+            def wait(first: int, last: int, part: Part | None) -> None:
+                copy.wait(last * m.row_bytes if part is None else first * m.row_bytes + part.where[-1][1])
+
+            parts = m.compressor.cut(m.d, m.dtype, base.PIECE)
+            return Deferred(m.kind, copy.memory, m.compressor, m.d, m.dtype, m.round, wait, parts)
+
+        return tuple([coming(m, copy) for m, copy in zip(copied, copies, strict=True)])
 
     def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending

@@ -46,7 +46,7 @@ class Exchange:
     start(messages, k, number) sends exchange `number` in round k; wait() returns None, or a peer whose header is not the
     expected one, and that header; received(messages) are then the messages that came, or are coming; end() when they have
     been read. Messages on a device are complete when they are started; where `copied` says that a route needs them,
-    `copies` are the same on the CPU.
+    `copies` are the same on the CPU, and where `there`, a route reads them on the device.
     """
 
     def __init__(self, hood: MPINeighborhood, messages: Messages):
@@ -88,6 +88,7 @@ class Exchange:
         self.here = [runs(own, own) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
         if self.device is not None:
             self._keep, self._bring = self._plan(self.device, row_bytes)
+        self.there = any(route.there is not None for route in self.routes)
         self.copied = self.device is not None and any(route.there is None for route in self.routes)
         pieces = []
         for i, (here, size) in enumerate(zip(self.here, row_bytes, strict=True)):
@@ -150,7 +151,7 @@ class Exchange:
         keep = [(i, rows([(a, n) for a, _, n in h]), rows([(b, n) for _, b, n in h])) for i, h in enumerate(self.here) if h]
         bring: list[list[Any]] = []
         for route in self.routes:
-            for at, i, row, count in route.pieces:
+            for at, i, row, count in route.pieces if not route.cut else ():
                 if not bring or bring[-1][0] is not route or bring[-1][2:4] != [at, i]:
                     bring.append([route, at, at, i, []])
                 bring[-1][2] += count * row_bytes[i]  # what arrives side by side moves at once
@@ -159,11 +160,15 @@ class Exchange:
 
     def _on_device(self, device: Device, messages: Messages) -> list[Message]:
         """The messages that came back, put together on the device, to which only the rows of others are brought."""
-        for route in self.routes:
-            route.end()
         payloads = [device.empty(shape, np.uint8) for shape in self.shapes]
         for i, own, to in self._keep:
             payloads[i][to] = messages[i].payload[own]
+        for route in self.routes:
+            for i, payload in enumerate(payloads) if route.cut else ():  # long rows, as they come
+                for row, rows, part in route.arrivals(i, messages[i].row_bytes):
+                    for a, b in part.where if part else [(0, messages[i].row_bytes)]:
+                        payload[row : row + len(rows), a:b] = device.give(rows[:, a:b])
+            route.end()
         for route, begin, end, i, to in self._bring:
             rows = device.give(route.buffer[begin:end]) if route.there is None else route.there[begin:end]
             payloads[i][to] = rows.reshape(-1, messages[i].row_bytes)
@@ -300,7 +305,8 @@ class Direct(Arriving):
         self._gets: list[Piece] = []
         for i, message in enumerate(messages):
             size = message.row_bytes
-            parts = message.compressor.cut(message.d, message.dtype, base.PIECE) if hood.device is None else []
+            parts = message.compressor.cut(message.d, message.dtype, base.PIECE) if self.there is None else []
+            self.cut = self.cut or bool(parts)
             for peer, starts in zip(peers, self.starts, strict=True):
                 give, get = peer.give[message.kind], peer.get[message.kind]
                 for rows, number, part in _pieces(len(give), size, parts):

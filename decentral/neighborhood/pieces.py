@@ -76,9 +76,11 @@ class Route:
     there    the same on a device: where their rows lie in place of `buffer`, which then has the headers alone; else None
     headers  (peers,) int64, where in it their headers are
     pieces   (from, message, row, count): the rows of message number `message` there, and where they belong
+    cut      does something come in parts of rows
     heard    when something came last, in seconds of `time.monotonic`; 0 where nobody says
     """
 
+    cut = False
     heard = 0.0
 
     def __init__(self, peers: list[Peer]):

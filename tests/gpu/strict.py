@@ -137,7 +137,8 @@ class ndarray(NDArrayOperatorsMixin):
 
 
 counts = Counter()
-"""given: arrays that came; fetched: arrays that were read; waited: how often the CPU waited for the device."""
+"""given: arrays that came; fetched: arrays that were read; waited: how often the CPU waited for the device, events: for a point
+in its work."""
 moved = Counter()
 """given, fetched: bytes of these arrays."""
 waiting = []
@@ -156,9 +157,28 @@ def synchronize():
     global working
     working = False
     counts["waited"] += 1
-    for out, values in waiting:
+    arrive(len(waiting))
+
+
+def arrive(count):
+    """The first copies that `get` began are there."""
+    for out, values in waiting[:count]:
         out[...] = values
-    waiting.clear()
+    del waiting[:count]
+    Event.past += count
+
+
+class Event:
+    """After the work that was given up to `record`, copies among it."""
+
+    past = 0
+
+    def record(self):
+        self.copies = Event.past + len(waiting)
+
+    def synchronize(self):
+        counts["events"] += 1
+        arrive(max(0, self.copies - Event.past))
 
 
 def filled(a):
@@ -188,6 +208,7 @@ class Cupy:
         self.cuda = SimpleNamespace(
             Device=lambda number=None: SimpleNamespace(id=self.used, use=lambda: setattr(self, "used", number)),
             alloc_pinned_memory=bytearray,
+            Event=Event,
             get_current_stream=lambda: SimpleNamespace(synchronize=synchronize),
             runtime=SimpleNamespace(
                 getDeviceCount=lambda: devices, getDeviceProperties=lambda number: {"name": f"stand-in {number}".encode()}
