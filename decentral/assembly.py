@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from decentral import data
-from decentral.experiment import Experiment, QuadraticLoss
+from decentral.experiment import Experiment, QuadraticLoss, TorchLoss
 from decentral.graph import Graph, MixingMatrix, mixing
 from decentral.problems import PROBLEMS, Problem, Quadratic
 from decentral.random import Key, Purpose
@@ -62,6 +62,10 @@ class Data:
             self.dataset.indices()
         X, y, ptr = data.partition(self.dataset, self.owner, own)
         X = X.astype(experiment.dtype, copy=False)
+        if isinstance(experiment.problem, TorchLoss):
+            from decentral.problems import torch_module
+
+            return torch_module.build(experiment.problem, X, y, ptr, len(self.dataset.classes), experiment.seed)
         l2: float = experiment.problem.l2  # type: ignore[union-attr]
         if kind == "softmax":
             labels = (y > 0).astype(np.int64) if len(self.dataset.classes) == 2 else y
@@ -100,6 +104,8 @@ def describe(experiment: Experiment) -> str:
     problem = experiment.problem
     if isinstance(problem, QuadraticLoss):
         return f"random quadratics, d = {problem.d}, eigenvalues from {problem.mu:g} to {problem.L:g}"
+    if isinstance(problem, TorchLoss):
+        return f"torch module {problem.model}, loss {problem.loss}, l2 = {problem.l2:g}"
     words = {
         "logistic": "l2-regularized logistic regression", "nonconvex-logistic": "logistic regression, nonconvex regularizer",
         "least-squares": "linear regression", "softmax": "softmax regression",

@@ -218,6 +218,8 @@ class _Printer:
 
 def header(record: dict[str, Any]) -> list[str]:
     """What runs, in a few lines, from run.json."""
+    from decentral import runner
+
     graph, data, problem = record["graph"], record["data"], record["problem"]
     samples = [a["samples"] for a in data["agents"]]
     each = f"{min(samples)}" if min(samples) == max(samples) else f"{min(samples)} to {max(samples)}"
@@ -225,7 +227,7 @@ def header(record: dict[str, Any]) -> list[str]:
     if record["executor"] == "mpi":
         where = f"{record['ranks']} MPI ranks, {record['mpi_library']}; {record['transport']}"
     return [
-        f"problem   {problem['description']}; d = {problem['d']}, L = {problem['L']:.3g}, mu = {problem['mu']:.3g}",
+        f"problem   {runner.constants(problem)}",
         f"data      {data['name']}, {data['rows']} rows, split {data['split']}, {each} per agent",
         f"graph     {graph['name']}: {graph['agents']} agents, {graph['edges']} edges, gap {graph['gap']:.3g}",
         f"executor  {where}; {_served(record)}",

@@ -28,6 +28,7 @@ METRICS = {
     "consensus": "(1/N) Σ_i ‖x_i − x̄‖²",
     "gap": "F(x̄) − F*, for convex problems",
     "loss": "F(x̄)",
+    "error_rate": "share of the training samples that x̄ misclassifies, mean over agents; for softmax and torch with classes",
 }
 
 
@@ -55,6 +56,19 @@ class QuadraticLoss(Struct, frozen=True):
     d: int = 10
     L: float = 1.0
     mu: float = 0.1
+
+
+class TorchLoss(Struct, frozen=True):
+    """[problem] name = "torch": a PyTorch module, made by model(features, outputs, **params), and its loss.
+
+    model : "file.py:function" or "package.module:function";  loss : "cross-entropy", "mse", or such a function
+    """
+
+    name: str = "torch"
+    model: str = ""
+    loss: str = "cross-entropy"
+    l2: float = 0.0
+    params: dict[str, Any] = field(default_factory=dict)
 
 
 class RecordTable(Struct, frozen=True):
@@ -93,7 +107,7 @@ class Top(Struct, frozen=True):
     target: dict[str, float] = field(default_factory=dict)
     dtype: Literal["float64", "float32"] = "float64"
     device: str = "cpu"
-    x0: Literal["zero"] = "zero"
+    x0: Literal["zero", "model"] = "zero"
     data: dict[str, Any] = field(default_factory=dict)
     algorithm: dict[str, Any] = field(default_factory=dict)
 
@@ -102,7 +116,7 @@ class Experiment(Top, frozen=True, dict=True):
     """One run. Attributes are the keys of the file; `data` and `algorithm` hold the parameters of what they name."""
 
     graph: GraphTable = field(default_factory=GraphTable)
-    problem: SampleLoss | QuadraticLoss = field(default_factory=SampleLoss)
+    problem: SampleLoss | QuadraticLoss | TorchLoss = field(default_factory=SampleLoss)
     record: RecordTable = field(default_factory=RecordTable)
     transport: TransportTable = field(default_factory=TransportTable)
     time: TimeTable = field(default_factory=TimeTable)
@@ -124,6 +138,10 @@ class Experiment(Top, frozen=True, dict=True):
         p = self.problem
         if isinstance(p, QuadraticLoss) and not (p.d >= 1 and 0 < p.mu <= p.L < float("inf")):
             raise ConfigError(f"problem: d = {p.d}, mu = {p.mu}, L = {p.L}: give d ≥ 1 and 0 < mu ≤ L")
+        if isinstance(p, TorchLoss) and not p.model:
+            raise ConfigError('problem "torch" needs problem.model, e.g. model = "my_model.py:net"')
+        if self.x0 == "model" and not isinstance(p, TorchLoss):
+            raise ConfigError(f'x0 = "model" is the initialization of a torch module; problem "{p.name}" starts at "zero"')
         for metric in (*self.record.metrics, *self.target):
             if metric not in METRICS:
                 raise ConfigError(unknown("metric", metric, METRICS, "decentral list metrics"))
@@ -160,7 +178,7 @@ class Experiment(Top, frozen=True, dict=True):
         """Everything that decides what a run computes and records, as JSON.
 
         That is all of `table` but name, out, transport and record.checkpoint; a file that the configuration names (own
-        data, graph or algorithm) counts by its content and not by its path.
+        data, graph, algorithm or torch model) counts by its content and not by its path.
         """
         table = self.table()
         for key in ("name", "out", "transport"):
@@ -176,9 +194,10 @@ class Experiment(Top, frozen=True, dict=True):
             from topologies import from_file
 
             table["graph"]["topology"] = _content(str(from_file.find(topology.removeprefix("file:"))))
-        path, colon, attribute = table["algorithm"]["name"].rpartition(":")
-        if path.endswith(".py"):
-            table["algorithm"]["name"] = _content(path) + colon + attribute
+        for section, key in (("algorithm", "name"), ("problem", "model"), ("problem", "loss")):
+            path, colon, attribute = table[section].get(key, "").rpartition(":")
+            if path.endswith(".py"):
+                table[section][key] = _content(path) + colon + attribute
         return json.dumps(table, sort_keys=True, separators=(",", ":"))
 
     def method(self) -> tuple[Any, Any]:
@@ -222,7 +241,7 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
     which = problem.get("name", "logistic")
     sections: dict[str, tuple[type[Any], dict[str, Any]]] = {
         "graph": (GraphTable, _graph(content.get("graph", {}))),
-        "problem": (QuadraticLoss if which == "quadratic" else SampleLoss, problem),
+        "problem": ({"quadratic": QuadraticLoss, "torch": TorchLoss}.get(str(which), SampleLoss), problem),
         "record": (RecordTable, content.get("record", {})),
         "transport": (TransportTable, content.get("transport", {})),
         "time": (TimeTable, content.get("time", {})),
@@ -233,6 +252,8 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
         raise ConfigError(f"target = {top['target']!r}: give a table, e.g. target = {{ grad_norm_sq = 1e-10 }}")
     built = {key: construct(kind, values, key) for key, (kind, values) in sections.items()}
     _check_problem(which)
+    if which == "torch":
+        top.setdefault("x0", "model")
     data = top.setdefault("data", {})
     if which != "quadratic":
         data.setdefault("name", "synthetic")
@@ -243,7 +264,7 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
 
 
 def _check_problem(name: object) -> None:
-    known = ("logistic", "nonconvex-logistic", "least-squares", "softmax", "quadratic")
+    known = ("logistic", "nonconvex-logistic", "least-squares", "softmax", "quadratic", "torch")
     if name not in known:
         raise ConfigError(unknown("problem", name, known, "decentral list problems"))
 

@@ -1,6 +1,7 @@
 """What is measured above the line: global quantities of the iterate, with their own uncounted communication.
 
     grad_norm_sq  ‖∇F(x̄)‖²       consensus  (1/N) Σ_i ‖x_i − x̄‖²       gap  F(x̄) − F*       loss  F(x̄)
+    error_rate    (1/N) Σ_i (share of the samples of agent i that x̄ misclassifies)
 
 Snapshots of the iterate are collected and evaluated together, because a pass over the data for many points costs hardly
 more than one for a single point.
@@ -80,18 +81,21 @@ class Metrics:
         first = self.hood.sum(np.concatenate((x.sum(axis=1, dtype=np.float64), self._counters[:count]), axis=1))
         mean, counters = first[:, :-3] / agents, first[:, -3:]
         wanted = set(self.names)
-        second = np.zeros((count, 2 + self.problem.d))
+        second = np.zeros((count, 3 + self.problem.d))
         if "consensus" in wanted:
             for i in range(self.hood.n) if self._x is None else [slice(None)]:  # large rows one by one
                 apart = (x[:, i] - (mean if self._x is None else mean[:, None])).reshape(count, -1)
                 second[:, 0] += np.einsum("kd,kd->k", apart, apart)
         if wanted & {"grad_norm_sq", "gap", "loss"}:
-            second[:, 1], second[:, 2:] = self.problem.evaluate(mean)
+            second[:, 1], second[:, 3:] = self.problem.evaluate(mean)
+        if "error_rate" in wanted:
+            second[:, 2] = self.problem.error_rate(mean)
         total = self.hood.sum(second) / agents
         columns = {
-            "grad_norm_sq": np.einsum("kd,kd->k", total[:, 2:], total[:, 2:]),
+            "grad_norm_sq": np.einsum("kd,kd->k", total[:, 3:], total[:, 3:]),
             "consensus": total[:, 0],
             "loss": total[:, 1],
+            "error_rate": total[:, 2],
         }
         if self.f_star is not None:
             columns["gap"] = total[:, 1] - self.f_star

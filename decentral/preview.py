@@ -8,7 +8,7 @@ from decentral.assembly import build_graph, build_mixing
 from decentral.experiment import Experiment
 from decentral.neighborhood import Neighborhood, place
 from decentral.ranks import Ranks
-from decentral.runner import Interrupts, Job, Silent, single_threaded
+from decentral.runner import Interrupts, Job, Silent, constants, single_threaded
 from decentral.state import rows
 
 
@@ -22,7 +22,7 @@ def preview(experiment: Experiment, ranks: int = 1) -> str:
         data = job.prepare(graph, weights, placement)
         record = job._record(graph, weights, placement, data, None)
         hood, oracle = job.hood, job.oracle
-        state = job.algorithm.init(np.zeros((hood.n, job.problem.d), experiment.dtype), hood, oracle)
+        state = job.algorithm.init(job.start(), hood, oracle)
         at_start = hood.wire_bytes, oracle.evaluations.mean()
         state = job.algorithm.round(state, 0, hood, oracle)
     sent = (hood.wire_bytes - at_start[0]) / max(1, graph.n_arcs)
@@ -36,7 +36,7 @@ def preview(experiment: Experiment, ranks: int = 1) -> str:
         memory.append(held + (samples * job.problem.X.itemsize * (job.problem.X.shape[1] + 1) if data else 0))  # type: ignore[attr-defined]
     heaviest = int(np.argmax(memory))
     lines = [graph.card([weights]), ""]
-    lines += [f"problem    {record['problem']['description']}; d = {job.problem.d}, L = {job.L:.4g}, mu = {job.mu:.4g}"]
+    lines += [f"problem    {constants(record['problem'])}"]
     facts = record["data"]
     sizes = [a["samples"] for a in facts["agents"]]
     lines += [f"data       {facts['name']}, {facts['rows']} rows, split {facts['split']}, {min(sizes)} to {max(sizes)} per agent"]

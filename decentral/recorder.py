@@ -90,11 +90,15 @@ class Recorder:
     Raises ConfigError when the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], record: dict[str, Any], keep_rounds: int | None = None):
-        """keep_rounds : continue a trace, keeping its rows up to this round; None starts afresh."""
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], record: dict[str, Any], keep_rounds: int | None = None,
+        metrics: Iterable[str] = (),
+    ):  # fmt: skip
+        """keep_rounds : continue a trace, keeping its rows up to this round; None starts afresh.  metrics : more columns"""
         import tomli_w
 
         self.folder, self.record = folder, record
+        self.columns = (*COLUMNS, *(m for m in metrics if m not in COLUMNS))
         trace = folder / "trace.csv"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,7 @@ class Recorder:
                     if line.endswith("\n") and number.isdigit() and int(number) <= keep_rounds:
                         kept.append(line)
             write_text(folder / "config.toml", tomli_w.dumps(dict(config)))
-            write_text(trace, ",".join(COLUMNS) + "\n" + "".join(kept))
+            write_text(trace, ",".join(self.columns) + "\n" + "".join(kept))
             self._trace: TextIO = trace.open("a", encoding="utf-8")
         except OSError as error:
             why = error.strerror or error
@@ -125,7 +129,7 @@ class Recorder:
         """Append rows to the trace; those of rounds that it has already are left out."""
         for row in rows:
             if row["round"] > self.last:
-                self._trace.write(",".join(_cell(row.get(column)) for column in COLUMNS) + "\n")
+                self._trace.write(",".join(_cell(row.get(column)) for column in self.columns) + "\n")
                 self.last = int(row["round"])
         self._trace.flush()
 

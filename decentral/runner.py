@@ -186,7 +186,7 @@ class Job:
 
         def opened() -> dict[str, Any]:
             record = self._record(graph, weights, placement, data, f_star) | {"hosts": hosts}
-            self.recorder = Recorder(e.folder, e.table(), record, checkpoint.round if checkpoint else None)
+            self.recorder = Recorder(e.folder, e.table(), record, checkpoint.round if checkpoint else None, e.metrics)
             return {}
 
         ranks.share(opened)
@@ -213,6 +213,7 @@ class Job:
         if self.hood.trouble:
             self.watch.say(f"warning: {self.hood.trouble}")
         data, self.problem = self._data(graph.n_agents)
+        self._check_problem()
         self.losses = self.problem if self.device is None else self.problem.to_device(self.device)
         self._tune(graph, weights, checkpoint)
         self.oracle = ranks.together(lambda: Oracle(self.losses, self.estimator, self.hood.agents, e.seed))
@@ -260,6 +261,18 @@ class Job:
 
         ranks.share(first)
         return ranks.together(load)
+
+    def _check_problem(self) -> None:
+        """Raise ConfigError where ranks would start at different points, or a metric is not to be had. COLLECTIVE."""
+        from zlib import crc32
+
+        e, p = self.experiment, self.problem
+        if p.start is not None:
+            digest = float(crc32(p.start.tobytes()))
+            if self.hood.max(np.array([digest, -digest])).sum():
+                raise ConfigError(f"{describe(e)}: ranks start at different points: let the model draw from torch alone, which is seeded")
+        if "error_rate" in e.metrics and not p.classes:
+            raise ConfigError(f'metric "error_rate" needs a problem with classes, softmax or torch; this is {describe(e)}')
 
     def _device(self) -> Device | None:
         """The GPU of this rank where the configuration asks for one. COLLECTIVE."""
@@ -317,6 +330,11 @@ class Job:
         """The table of the compressor that "auto" stands for, by measurement. COLLECTIVE."""
         from decentral.compressors import auto
 
+        if np.isnan(facts.L):
+            raise ConfigError(
+                'compressor = "auto" needs the smoothness of the loss, which is not known for problem '
+                f'"{self.experiment.problem.name}": name one, e.g. compressor = {{ name = "quantize", bits = 8 }}'
+            )
         method, hood, d = self.algorithm, self.hood, self.problem.d
         oracle = Oracle(self.losses, self.estimator, hood.agents, self.experiment.seed)
         tables = method.compressor.candidates()
@@ -347,12 +365,14 @@ class Job:
             floor = "minibatch gradients without variance reduction leave a noise floor at constant steps"
         mean = data.owner.size / graph.n_agents if data else 1.0
         known = references()
+        steps = int(getattr(algorithm, "local_steps", 1))
         keys = [*getattr(algorithm, "cite", ()), *([self.estimator.name] if self.estimator.name in known else [])]
         return {
             "status": "running", "why": None, "name": e.name, "digest": e.digest,
             "algorithm": getattr(algorithm, "name", type(algorithm).__name__),
             "label": getattr(algorithm, "label", type(algorithm).__name__),
-            "versions": {"decentral": version(), "python": sys.version.split()[0], "numpy": np.__version__},
+            "versions": {"decentral": version(), "python": sys.version.split()[0], "numpy": np.__version__}
+            | ({"torch": sys.modules["torch"].__version__} if e.problem.name == "torch" else {}),
             "kernels": kernels_in_words(), "threads": kernels.threads,
             "executor": "mpi" if self.ranks.comm else "in-process", "ranks": self.ranks.size,
             "mpi_library": self.ranks.library(), "transport": self.hood.transport, "hosts": [],
@@ -360,7 +380,7 @@ class Job:
             "device": "cpu" if self.device is None else str(self.device), "git": commit(), "start": now(), "end": None, "seconds": 0.0,
             "command": " ".join(sys.argv), "graph": graph.facts(weights),
             "problem": {
-                "name": e.problem.name, "d": self.problem.d, "L": self.L, "mu": self.mu, "f_star": f_star,
+                "name": e.problem.name, "d": self.problem.d, "L": _known(self.L), "mu": _known(self.mu), "f_star": f_star,
                 "description": describe(e),
             },
             "data": data.facts() if data else {
@@ -369,7 +389,7 @@ class Job:
             },
             "parameters": e.algorithm | self.parameters,
             "cost": {
-                "gradients_per_round": self.estimator.cost(mean, int(getattr(algorithm, "local_steps", 1))),
+                "gradients_per_round": self.estimator.cost(mean, steps, self.problem.small_coefficients),
                 "exchanges_per_round": getattr(algorithm, "vectors", 1), "bytes_per_arc_per_round": None,
                 "t_g": e.time.t_g, "t_c": e.time.t_c,
             },
@@ -380,11 +400,17 @@ class Job:
 
     # --- state ---
 
+    def start(self) -> Array:
+        """(n, d) where the own agents start."""
+        x0 = np.zeros((self.hood.n, self.problem.d), self.experiment.dtype)
+        if self.experiment.x0 == "model":
+            x0[...] = self.problem.start
+        return x0
+
     def _begin(self, checkpoint: Checkpoint | None) -> None:
         """The state at round 0, or at the checkpoint."""
         hood = self.hood
-        x0 = hood.give(np.zeros((hood.n, self.problem.d), self.experiment.dtype))
-        self.state = self.algorithm.init(x0, hood, self.oracle)
+        self.state = self.algorithm.init(hood.give(self.start()), hood, self.oracle)
         if checkpoint is None:
             self.metrics.take(0, hood.take(self.state.x), self.oracle.evaluations, 0.0)
             return
@@ -517,6 +543,11 @@ class Job:
         raise error
 
 
+def _known(constant: float) -> float | None:
+    """None for NaN, which JSON has not."""
+    return None if np.isnan(constant) else constant
+
+
 def _clipped(entries: int) -> list[str]:
     """The sentence for a run whose quantizer clipped entries."""
     if not entries:
@@ -607,6 +638,12 @@ def _silent(sentence: str) -> None:
 
 def kernels_in_words() -> str:
     return "compiled" if kernels.c is not None else f"numpy ({kernels.why})"
+
+
+def constants(problem: dict[str, Any]) -> str:
+    """The problem of a run.json in a line: description, d, and L and mu where they are known."""
+    known = "".join(f", {name} = {problem[name]:.3g}" for name in ("L", "mu") if problem[name] is not None)
+    return f"{problem['description']}; d = {problem['d']}{known}"
 
 
 def commit() -> str | None:

@@ -65,6 +65,11 @@ def check_positive(method: Any, *names: str) -> None:
     """Raise ConfigError unless the named numbers are positive (or still "auto")."""
     for name in names:
         value = getattr(method, name)
+        if value != value:  # computed from `Facts` that are NaN
+            raise ConfigError(
+                f'algorithm.{name} of {method.name}: "auto" needs the smoothness of the loss, which is not known for a torch module: '
+                f"give a number, e.g. {name} = 0.1"
+            )
         if value != "auto" and not value > 0:
             raise ConfigError(f'algorithm.{name} = {value} of {method.name}: give a positive number or "auto"')
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Facts:
     """Constants of a run, the same on all ranks.
 
-    L, mu : max_i smoothness and min_i strong convexity of f_i;  L_max : largest smoothness of one f_ih
+    L, mu : max_i smoothness and min_i strong convexity of f_i;  L_max : largest smoothness of one f_ih;  NaN: unknown, and so is
+    what is computed from it
     l_l, l_u : smallest positive and largest eigenvalue of the graph Laplacian
     lambda_2, lambda_min : second largest and smallest eigenvalue of W
     """

@@ -30,10 +30,12 @@ class Memory:
     """What an estimator keeps between steps.
 
     table (S, ...) coefficients of past gradients;  mean (n, d) their combined mean (1/m_i) Σ_h T_h
+    point (n, d) the snapshot, where coefficients are too large for a table;  mean is then ∇f_i(point)
     """
 
     table: Samples | None = None
     mean: Agents | None = None
+    point: Agents | None = None
 
 
 class Estimator(Protocol):
@@ -44,7 +46,7 @@ class Estimator(Protocol):
     def init(self, problem: Problem, x: Agents) -> tuple[Memory | None, Evaluations]: ...
     def begin(self, problem: Problem, memory: Any, x: Agents, key: Key) -> Evaluations: ...
     def estimate(self, problem: Problem, memory: Any, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]: ...
-    def cost(self, sizes: float, local_steps: int) -> float: ...
+    def cost(self, sizes: float, local_steps: int, small_coefficients: bool = True) -> float: ...
 
 
 def _check_batch(batch: int) -> None:
@@ -67,7 +69,7 @@ class Full:
     def estimate(self, problem: Problem, memory: None, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
         return problem.estimate(x), problem.sizes
 
-    def cost(self, sizes: float, local_steps: int) -> float:
+    def cost(self, sizes: float, local_steps: int, small_coefficients: bool = True) -> float:
         """Component gradients a round for an agent of `sizes` samples."""
         return sizes * local_steps
 
@@ -91,7 +93,7 @@ class SGD:
     def estimate(self, problem: Problem, memory: None, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
         return problem.estimate(x, sample_batches(key, problem.sizes, self.batch)), self.batch
 
-    def cost(self, sizes: float, local_steps: int) -> float:
+    def cost(self, sizes: float, local_steps: int, small_coefficients: bool = True) -> float:
         return self.batch * local_steps
 
 
@@ -133,7 +135,7 @@ class SAGA:
         index = sample_batches(key, problem.sizes, self.batch)
         return problem.estimate(x, index, memory.table, memory.mean, renew=True), self.batch
 
-    def cost(self, sizes: float, local_steps: int) -> float:
+    def cost(self, sizes: float, local_steps: int, small_coefficients: bool = True) -> float:
         return sizes + (local_steps - 1) * self.batch if self.reset else local_steps * self.batch
 
 
@@ -141,7 +143,8 @@ class SAGA:
 class SVRG:
     """(1/|B|) Σ_{h∈B} (∇φ_h(x) − ∇φ_h(w)) + (1/m_i) Σ_h ∇φ_h(w) + ∇r(x), the snapshot w = x every `every` rounds.
 
-    Johnson, Zhang. NeurIPS 2013. The coefficients at w are kept: 1 evaluation a sample and step, not 2.
+    Johnson, Zhang. NeurIPS 2013. The coefficients at w are kept: 1 evaluation a sample and step, not 2. Where they are large
+    (`Problem.small_coefficients`), w is kept, and both gradients are made.
     """
 
     batch: int = 1
@@ -154,18 +157,27 @@ class SVRG:
             raise ConfigError(f"estimator.every = {self.every}: give a whole number of rounds, 1 or more")
 
     def init(self, problem: Problem, x: Agents) -> tuple[Memory, Evaluations]:
-        memory = Memory(table=problem.coefficients(x), mean=np.zeros_like(x))
+        if problem.small_coefficients:
+            memory = Memory(table=problem.coefficients(x), mean=np.zeros_like(x))
+        else:
+            memory = Memory(mean=np.zeros_like(x), point=x.copy())
         self._snapshot(problem, memory, x, np.ones(problem.n, bool))
         return memory, 0  # `begin` of round 0 takes it again and counts it
 
     def _snapshot(self, problem: Problem, memory: Memory, x: Agents, who: Array) -> None:
         """Take the snapshot of the agents in the mask `who` (n,)."""
-        assert memory.table is not None and memory.mean is not None
+        assert memory.mean is not None
+        mine = problem.give(who[:, None])
+        if memory.point is not None:
+            np.copyto(memory.point, x, where=mine)
+            np.copyto(memory.mean, problem.estimate(x), where=mine)
+            return
+        assert memory.table is not None
         table = problem.coefficients(x)
         mean = problem.combine(table) / problem.counts(x)
         in_agent = np.repeat(who, problem.sizes).reshape(-1, *[1] * (table.ndim - 1))
         np.copyto(memory.table, table, where=problem.give(in_agent))
-        np.copyto(memory.mean, mean, where=problem.give(who[:, None]))
+        np.copyto(memory.mean, mean, where=mine)
 
     def begin(self, problem: Problem, memory: Memory, x: Agents, key: Key) -> Evaluations:
         if key.round % self.every:
@@ -175,10 +187,15 @@ class SVRG:
 
     def estimate(self, problem: Problem, memory: Memory, x: Agents, t: int, key: Key) -> tuple[Agents, Evaluations]:
         index = sample_batches(key, problem.sizes, self.batch)
-        return problem.estimate(x, index, memory.table, memory.mean), self.batch
+        if memory.point is None:
+            return problem.estimate(x, index, memory.table, memory.mean), self.batch
+        g = problem.estimate(x, index)
+        g -= problem.estimate(memory.point, index)
+        g += memory.mean
+        return g, 2 * self.batch
 
-    def cost(self, sizes: float, local_steps: int) -> float:
-        return sizes / self.every + local_steps * self.batch
+    def cost(self, sizes: float, local_steps: int, small_coefficients: bool = True) -> float:
+        return sizes / self.every + local_steps * self.batch * (1 if small_coefficients else 2)
 
 
 @dataclass(frozen=True)
@@ -204,8 +221,8 @@ class LooplessSVRG(SVRG):
             self._snapshot(problem, memory, x, who)
         return np.where(who, problem.sizes, 0)
 
-    def cost(self, sizes: float, local_steps: int) -> float:
-        return sizes * (self.probability or self.batch / sizes) + local_steps * self.batch
+    def cost(self, sizes: float, local_steps: int, small_coefficients: bool = True) -> float:
+        return sizes * (self.probability or self.batch / sizes) + local_steps * self.batch * (1 if small_coefficients else 2)
 
 
 ESTIMATORS: dict[str, type[Estimator]] = {e.name: e for e in (Full, SGD, SAGA, SVRG, LooplessSVRG)}
@@ -235,6 +252,8 @@ class Oracle:
     def __init__(self, problem: Problem, estimator: Estimator, agents: Array, seed: int = 0):
         self.problem, self.estimator, self.agents, self.seed = problem, estimator, agents, seed
         self.evaluations = np.zeros(problem.n, np.int64)
+        if isinstance(estimator, SAGA):
+            problem.refuse_table()
         smallest = int(problem.sizes.min()) if problem.n else 0
         batch = getattr(estimator, "batch", 1)
         if batch > smallest:

@@ -4,8 +4,9 @@ from decentral.problems.base import Problem, gradient
 from decentral.problems.linear_models import LeastSquares, LinearModel, Logistic, NonconvexLogistic
 from decentral.problems.quadratic import Quadratic
 from decentral.problems.softmax import Softmax
+from decentral.problems.torch_module import TorchModule
 
-PROBLEMS: dict[str, type] = {p.name: p for p in (Logistic, NonconvexLogistic, LeastSquares, Softmax, Quadratic)}
+PROBLEMS: dict[str, type] = {p.name: p for p in (Logistic, NonconvexLogistic, LeastSquares, Softmax, Quadratic, TorchModule)}
 
 __all__ = [
     "PROBLEMS",
@@ -16,5 +17,6 @@ __all__ = [
     "Problem",
     "Quadratic",
     "Softmax",
+    "TorchModule",
     "gradient",
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from decentral.errors import ProblemError
 from decentral.state import Agents, Array
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ class Problem(Protocol):
     """Where the samples and `ptr` lie, and the arguments and results of the methods up to `regularizer`; None: on the CPU."""
     arrays: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that `to_device` moves, the data first; none where a problem has no form for a device."""
+    small_coefficients: ClassVar[bool] = True
+    """Is a coefficient small enough that SVRG keeps one a sample? If not, it keeps the snapshot and evaluates there again."""
+    start: Array | None = None
+    """(d,) where all agents start, the same on all ranks; None: at zero."""
+    classes: int = 0
+    """Classes that `error_rate` knows; 0: it knows none."""
 
     def to_device(self, device: Device) -> Any:
         """A copy that lies on a device."""
@@ -105,12 +112,20 @@ class Problem(Protocol):
         """Σ over own agents of f_i and of ∇f_i at common points (K, d): (K,) and (K, d). For metrics."""
         ...
 
+    def error_rate(self, points: Array) -> Array:
+        """(K,): Σ over own agents of the share of their samples that a common point (K, d) misclassifies. For metrics."""
+        raise ProblemError(f'problem "{self.name}" has no classes')
+
+    def refuse_table(self) -> None:
+        """Raise ProblemError where coefficients of all samples are too many to be kept."""
+        return
+
     def hessian(self, point: Array) -> Array:
         """(d, d): Σ over own agents of ∇²f_i at one point (d,). For the reference solver."""
         ...
 
     def constants(self) -> tuple[Array, Array, Array]:
-        """(n,) smoothness L_i of f_i, (n,) strong convexity μ_i, (n,) largest smoothness of a single f_ih."""
+        """(n,) smoothness L_i of f_i, (n,) strong convexity μ_i, (n,) largest smoothness of a single f_ih; NaN: unknown."""
         ...
 
 

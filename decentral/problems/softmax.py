@@ -102,6 +102,10 @@ class Softmax(Problem):
             gradients[k] += (((weights[:, None] * self._error(t)).T) @ self.X).ravel()
         return losses, gradients
 
+    def error_rate(self, points: Array) -> Array:
+        weights = np.repeat(1.0 / self.sizes, self.sizes)
+        return np.array([weights @ ((self.X @ W.T).argmax(axis=1) != self.y) for W in self._matrix(points)])
+
     def hessian(self, point: Array) -> Array:
         p = self.X.shape[1]
         weights = np.repeat(1.0 / self.sizes, self.sizes)

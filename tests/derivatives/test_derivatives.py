@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import networkx as nx
@@ -12,11 +13,22 @@ from cases import hood_of, p100
 from decentral import kernels
 from decentral.errors import ConfigError, ProblemError
 from decentral.estimators import ESTIMATORS, SAGA, SGD, SVRG, LooplessSVRG, Oracle, build
-from decentral.problems import LeastSquares, Logistic, NonconvexLogistic, Quadratic, Softmax, gradient
+from decentral.problems import LeastSquares, Logistic, NonconvexLogistic, Quadratic, Softmax, TorchModule, gradient
 from decentral.problems.reference import optimum
 from decentral.random import Key, Purpose
 
 PTR = np.array([0, 7, 19, 40])  # unequal sample counts
+
+
+def module(X: Any, y: Any, ptr: Any, l2: float) -> TorchModule:
+    """Two layers in PyTorch; starts at the same point whatever was drawn before."""
+    import torch
+
+    from decentral.problems.torch_module import cross_entropy
+
+    torch.manual_seed(1)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 3))
+    return TorchModule(X, y, ptr, net, cross_entropy, l2, classes=3)
 
 
 def problems() -> dict[str, Any]:
@@ -29,6 +41,7 @@ def problems() -> dict[str, Any]:
         "least-squares": LeastSquares(X, rng.normal(size=40), PTR, l2=0.1),
         "softmax": Softmax(X, rng.integers(0, 3, 40), PTR, classes=3, l2=0.1),
         "quadratic": Quadratic(B + B.transpose(0, 2, 1), rng.normal(size=(3, 4))),
+        **({"torch": module(X, rng.integers(0, 3, 40), PTR, 0.1)} if find_spec("torch") else {}),
     }
 
 
@@ -42,6 +55,8 @@ def single(problem: Any, row: int) -> Any:
     if isinstance(problem, Quadratic):
         return Quadratic(problem.Q[row : row + 1], problem.c[row : row + 1])
     part = slice(PTR[row], PTR[row + 1])
+    if isinstance(problem, TorchModule):
+        return module(problem.X[part], problem.y[part], np.array([0, PTR[row + 1] - PTR[row]]), problem.l2)
     more = {"classes": problem.classes} if isinstance(problem, Softmax) else {}
     return type(problem)(problem.X[part], problem.y[part], np.array([0, PTR[row + 1] - PTR[row]]), l2=problem.l2, **more)
 
@@ -76,7 +91,8 @@ def test_local_gradients_add_up_and_rows_do_not_see_each_other(problem: Any, com
     g = gradient(problem, x)
     for row in range(3):
         alone = single(problem, row)
-        np.testing.assert_array_equal(gradient(alone, x[row : row + 1])[0], g[row])
+        same = {"rtol": 0, "atol": 0} if problem.name != "torch" else {"rtol": 1e-12, "atol": 1e-14}
+        np.testing.assert_allclose(gradient(alone, x[row : row + 1])[0], g[row], **same)
         np.testing.assert_allclose(alone.evaluate(x[row : row + 1])[1][0], g[row], rtol=1e-11, atol=1e-13)
 
 
@@ -91,6 +107,9 @@ def test_compiled_gradients_are_those_of_numpy(problem: Any, monkeypatch: pytest
 
 def test_constants_bound_the_curvature(problem: Any) -> None:
     L, mu, L_max = problem.constants()
+    if problem.name == "torch":
+        assert np.isnan((L, mu, L_max)).all()
+        return
     rng = np.random.default_rng(9)
     for row in range(3):
         for _ in range(5):

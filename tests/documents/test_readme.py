@@ -15,13 +15,28 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def file_of(name: str, folder: Path) -> Path:
+    """The file that the README shows under its name."""
+    (code,) = re.findall(rf"```\w+\n(# {re.escape(name)}\n.*?)```", README, re.DOTALL)
+    (folder / name).write_text(code, encoding="utf-8")
+    return folder / name
+
+
 def test_own_method_keeps_the_contract(tmp_path: Path) -> None:
     from decentral.testing import check_algorithm
 
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    file = tmp_path / "my_method.py"
-    file.write_text(code, encoding="utf-8")
-    check_algorithm(f"{file}:Mine")
+    check_algorithm(f"{file_of('my_method.py', tmp_path)}:Mine")
+
+
+def test_own_model_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    from decentral import load, run
+
+    monkeypatch.chdir(tmp_path)
+    file_of("my_net.py", tmp_path)
+    chosen = load(file_of("my_net.toml", tmp_path), ["rounds=150"])
+    first, last = (run(load("my_net.toml", ["rounds=0"])).row, run(chosen).row)
+    assert first["error_rate"] > 0.8 and last["error_rate"] < 0.3 and last["loss"] < 0.5 * first["loss"]
 
 
 def test_table_of_methods_is_the_registry() -> None:

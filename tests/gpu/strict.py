@@ -65,6 +65,12 @@ class ndarray(NDArrayOperatorsMixin):
             refuse("memory of a device that is at work")
         return self.host.__array_interface__
 
+    def __dlpack__(self, **how):
+        return self.host.__dlpack__(**how)
+
+    def __dlpack_device__(self):
+        return self.host.__dlpack_device__()
+
     def _index(self, at):
         for a in at if isinstance(at, tuple) else (at,):
             if isinstance(a, ndarray) and a.dtype == bool or isinstance(a, list):
@@ -202,6 +208,7 @@ class Cupy:
     empty_like = staticmethod(np.empty_like)
     asarray = staticmethod(asarray)
     asnumpy = staticmethod(lambda a: a.get())
+    from_dlpack = staticmethod(lambda tensor: ndarray(np.from_dlpack(tensor)))
 
     def __init__(self, emulator, devices=2):
         self.emulator, self.used = emulator, 0

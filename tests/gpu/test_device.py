@@ -24,7 +24,7 @@ from decentral.experiment import parse
 from decentral.graph import Graph, mixing
 from decentral.kernels import gpu
 from decentral.neighborhood import place
-from decentral.problems import LeastSquares, Logistic, NonconvexLogistic, Quadratic, Softmax
+from decentral.problems import LeastSquares, Logistic, NonconvexLogistic, Quadratic, Softmax, TorchModule
 from decentral.random import Key, Purpose
 from decentral.ranks import Ranks
 from decentral.state import rows
@@ -72,6 +72,16 @@ def quadratic(agents=10, d=33, dtype=np.float64):
     Q = np.random.default_rng(0).normal(size=(agents, d, d)) / d**0.5
     Q = Q @ Q.swapaxes(1, 2) + 0.1 * np.eye(d)
     return Quadratic(Q.astype(dtype), np.random.default_rng(1).normal(size=(agents, d)).astype(dtype))
+
+
+def network(X, y, ptr):
+    """A small one in PyTorch, whose rows come and go by DLPack, in the memory of the device."""
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    from decentral.problems.torch_module import cross_entropy
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(X.shape[1], 4), torch.nn.Tanh(), torch.nn.Linear(4, 2))
+    return TorchModule(X, (y > 0).astype(np.int64), ptr, net, cross_entropy, l2=0.1, classes=2)
 
 
 def table_of(name, c):
@@ -183,7 +193,7 @@ def test_p100_takes_the_same_rounds(cuda, name):
 
 
 @pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("kind", [Logistic, NonconvexLogistic, LeastSquares, Softmax])
+@pytest.mark.parametrize("kind", [Logistic, NonconvexLogistic, LeastSquares, Softmax, TorchModule])
 @pytest.mark.parametrize(
     "est, given",
     [
@@ -201,7 +211,10 @@ def test_gradients(cuda, est, given, kind, even):
     if not even:
         kept = np.arange(12) < 3 + np.arange(10)[:, None]
         X, y, ptr = X[kept.ravel()], y[kept.ravel()], np.concatenate(([0], np.cumsum(kept.sum(axis=1))))
-    problem = Softmax(X, y > 0, ptr, classes=2, l2=0.1) if kind is Softmax else kind(X, y, ptr, l2=0.1)
+    if kind is TorchModule:
+        problem, given = network(X, y, ptr), None if "svrg" in est["name"] else given
+    else:
+        problem = Softmax(X, y > 0, ptr, classes=2, l2=0.1) if kind is Softmax else kind(X, y, ptr, l2=0.1)
     table = {"name": "lt-admm", "local_steps": 5, "step_size": 0.01, "dual_step": 0.01}
     one, other = (start(table, problem, hood, est) for hood in (hood_of(nx.cycle_graph(10)), on_device(cuda)))
     advance(one, 8)
@@ -212,6 +225,17 @@ def test_gradients(cuda, est, given, kind, even):
     for key, a in arrays(one).items():
         np.testing.assert_allclose(arrays(other)[key], a, rtol=1e-12, atol=1e-12, err_msg=key)
     np.testing.assert_array_equal(one.oracle.evaluations, other.oracle.evaluations)
+
+
+def test_rows_of_a_torch_module_stay_where_they_are(cuda):
+    X, y, ptr = logistic_data(samples=12)
+    problem = network(X, y, ptr).to_device(cuda)
+    x = cuda.give(np.tile(problem.start, (10, 1)))
+    seen, slopes = [], problem._slopes
+    problem._slopes = lambda rows, X, y: seen.append((rows.data_ptr(), g := slopes(rows, X, y))) or g
+    for index in (None, np.zeros((10, 3), np.int64)):
+        g = problem.estimate(x, index)
+        assert seen[-1][0] == x.host.ctypes.data and seen[-1][1].data_ptr() == g.host.ctypes.data
 
 
 def test_what_comes_back_comes_with_one_waiting(cuda):
