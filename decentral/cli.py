@@ -10,6 +10,7 @@ import argparse
 import functools
 import gc
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -141,8 +142,10 @@ def _bench_arguments(made: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     with _kept():
         from decentral import experiment, runner
+        from decentral.allocation import keep_freed_memory
         from decentral.ranks import Ranks
 
+        keep_freed_memory()
         ranks = Ranks.start()
         chosen = ranks.together(lambda: experiment.load(options.config, options.set))
     watch: runner.Watch = _Printer(options.quiet, ranks.size > 1) if ranks.rank == 0 else runner.Silent()
@@ -231,7 +234,7 @@ def header(record: dict[str, Any]) -> list[str]:
         f"data      {data['name']}, {data['rows']} rows, split {data['split']}, {each} per agent",
         f"graph     {graph['name']}: {graph['agents']} agents, {graph['edges']} edges, gap {graph['gap']:.3g}",
         f"executor  {where}; {_served(record)}",
-        f"method    {record['label']}: {_parameters(record['parameters'])}",
+        f"method    {record['label']}: {', '.join(parameters(record['parameters']))}",
     ]
 
 
@@ -242,15 +245,16 @@ def _served(record: dict[str, Any]) -> str:
     return f"{record['kernels'].split()[0]} kernels, {record['threads']} thread" + "s" * (record["threads"] > 1)
 
 
-def _parameters(table: dict[str, Any]) -> str:
-    parts = []
-    for key, value in table.items():
-        if isinstance(value, dict):
-            inner = ", ".join(f"{k}={v}" for k, v in value.items() if k != "name")
-            parts.append(f"{key} {value.get('name', '')}" + (f"({inner})" if inner else ""))
-        elif key != "name":
-            parts.append(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}")
-    return ", ".join(parts)
+def parameters(table: dict[str, Any]) -> list[str]:
+    """The numbers and components of a method, for people."""
+    return [f"{key} {_shown(value)}" for key, value in table.items() if key != "name"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        inner = ", ".join(f"{k}={_shown(v)}" for k, v in value.items() if k != "name")
+        return f"{value.get('name', '')}" + (f"({inner})" if inner else "")
+    return f"{value:.4g}" if isinstance(value, float) else f"{value}"
 
 
 def _tell(outcome: Any, chosen: Experiment) -> None:
@@ -277,7 +281,8 @@ def _tell(outcome: Any, chosen: Experiment) -> None:
         print(f"          {row['gradients']:,.0f} gradients per agent, {per_arc}{spent}")
     print(f"folder    {outcome.folder}")
     if outcome.status == "interrupted":
-        print(f"next      decentral {' '.join(a for a in sys.argv[1:] if a != '--force')} --resume")
+        again = [part for part in sys.argv[1:] if part not in ("--force", "--resume")]
+        print(f"next      {shlex.join(['decentral', *again, '--resume'])}")
     else:
         print(f"next      decentral report {outcome.folder}")
 
@@ -290,8 +295,12 @@ def _show(options: argparse.Namespace) -> int:
     if not Path(what).exists() and not what.endswith(".toml"):
         import topologies
 
+        if options.set or options.ranks != 1:
+            raise ConfigError(f'--set and --ranks go with a configuration; "{what}" is a graph, e.g. ring:8 or torus:4x4')
         print(topologies.build(what).card())
         return 0
+    if options.ranks < 1:
+        raise ConfigError(f"--ranks {options.ranks}: give a whole number, at least 1")
     from decentral import experiment
     from decentral.preview import preview
 
@@ -373,10 +382,12 @@ def _data(options: argparse.Namespace) -> int:
             raise ConfigError("say which data set to fetch: decentral data fetch a9a")
         print(data.fetch(options.name, say=lambda text: print(text, file=sys.stderr)))
         return 0
-    print(f"  {'name':<16}{'rows':>8}{'features':>10}{'classes':>9}  {'here':<6}{'from':<28}source")
-    for line in data.available():
+    lines = data.available()
+    wide = max(len(line.origin) for line in lines) + 2
+    print(f"  {'name':<16}{'rows':>8}{'features':>10}{'classes':>9}  {'here':<6}{'from':<{wide}}source")
+    for line in lines:
         size = "".join(f"{'' if v is None else v:>{w}}" for v, w in ((line.rows, 8), (line.features, 10), (line.classes, 9)))
-        print(f"  {line.name:<16}{size}  {'yes' if line.cached else 'no':<6}{line.origin:<28}{line.source}")
+        print(f"  {line.name:<16}{size}  {'yes' if line.cached else 'no':<6}{line.origin:<{wide}}{line.source}")
     print(f"cache: {data.root()} (DECENTRAL_DATA overrides)")
     return 0
 

@@ -53,6 +53,18 @@ def nearest(asked: str, known: Iterable[str]) -> str:
     return f' (did you mean "{found[0]}"?)' if found else ""
 
 
+def import_failure(error: Exception, module: str) -> str:
+    """Why a module could not be imported, with the line where somebody's own file failed."""
+    if isinstance(error, ImportError | SyntaxError):
+        return str(error)
+    import traceback
+    from pathlib import Path
+
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).name == Path(module).name]
+    return f"{type(error).__name__}: {error}" + (f", line {lines[-1]}" if lines else "")
+
+
 def unknown(what: str, asked: object, known: Iterable[str], see: str = "") -> str:
     """The sentence for an unknown name: what was asked, what is known, the nearest guess, where to see more."""
     names = sorted(known)

@@ -21,7 +21,7 @@ from msgspec import Struct, field, to_builtins
 from msgspec.structs import replace
 
 from decentral.errors import ConfigError, unknown
-from decentral.parameters import construct
+from decentral.parameters import construct, named
 
 METRICS = {
     "grad_norm_sq": "‖∇F(x̄)‖², x̄ the average iterate",
@@ -124,11 +124,14 @@ class Experiment(Top, frozen=True, dict=True):
     def __post_init__(self) -> None:
         for key, value, least in (
             ("rounds", self.rounds, 0), ("record.every", self.record.every, 1),
-            ("record.checkpoint", self.record.checkpoint, 0), ("seed", self.seed, 0), ("graph.agents", self.graph.agents, 0),
+            ("record.checkpoint", self.record.checkpoint, 0), ("graph.agents", self.graph.agents, 0),
             ("transport.threads", self.transport.threads, 0),
         ):  # fmt: skip
             if value < least:
                 raise ConfigError(f"{key} = {value}: give a whole number, at least {least}")
+        for key, seed in (("seed", self.seed), ("graph.seed", self.graph.seed)):
+            if seed is not None and not 0 <= seed < 2**64:  # keys of draws have 64 bits of it
+                raise ConfigError(f"{key} = {seed}: give a whole number from 0 to {2**64 - 1}")
         for key, number in (
             ("problem.l2", getattr(self.problem, "l2", 0.0)), ("transport.timeout", self.transport.timeout),
             ("time.t_g", self.time.t_g), ("time.t_c", self.time.t_c),
@@ -148,8 +151,16 @@ class Experiment(Top, frozen=True, dict=True):
         for metric, level in self.target.items():
             if not level > 0:
                 raise ConfigError(f"target.{metric} = {level}: give a level above 0")
-        if "/" in self.name or self.name.startswith("."):
-            raise ConfigError(f'name = "{self.name}" names a folder below "{self.out}": leave out "/" and a leading "."')
+        if "gap" in self.target:
+            from decentral.problems import PROBLEMS
+
+            if not getattr(PROBLEMS.get(p.name), "convex", True):
+                raise ConfigError(f"target.gap = {self.target['gap']}: F* of {p.name} is not known; give grad_norm_sq a level")
+        if not self.name or not self.name.isprintable() or "/" in self.name or self.name[0] in ".-":
+            raise ConfigError(
+                f'name = {json.dumps(self.name, ensure_ascii=False)} names a folder below "{self.out}": give some letters, '
+                'without "/" and a leading "." or "-"'
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -205,7 +216,7 @@ class Experiment(Top, frozen=True, dict=True):
         from decentral import algorithms, estimators
 
         table = {k: v for k, v in self.algorithm.items() if k != "estimator"}
-        return algorithms.build(table), estimators.build(_named(self.algorithm.get("estimator", "full")))
+        return algorithms.build(table), estimators.build(named(self.algorithm.get("estimator", "full"), "algorithm.estimator"))
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -302,10 +313,6 @@ def _component(value: Any) -> dict[str, Any]:
     inner = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
     inner = {k: _component(v) if dataclasses.is_dataclass(v) else v for k, v in inner.items()}
     return {"name": value.name, **inner} if hasattr(value, "name") else inner
-
-
-def _named(value: Any) -> dict[str, Any]:
-    return {"name": value} if isinstance(value, str) else dict(value)
 
 
 def _plain(value: Any) -> Any:

@@ -33,15 +33,15 @@ class Metrics:
 
     names : the metrics to compute
     f_star : F*, or None where the gap is not known
-    t_g, t_c, vectors : the modelled time of a component gradient and of an exchange, and exchanges a round
+    t_g, t_c : the modelled time of a component gradient and of an exchange of one vector
     """
 
     def __init__(
         self, problem: Problem, hood: Neighborhood, names: Sequence[str], f_star: float | None,
-        t_g: float = 0.1, t_c: float = 1.0, vectors: float = 1,
+        t_g: float = 0.1, t_c: float = 1.0,
     ):  # fmt: skip
         self.problem, self.hood, self.names, self.f_star = problem, hood, names, f_star
-        self.t_g, self.t_c, self.vectors = t_g, t_c, vectors
+        self.t_g, self.t_c = t_g, t_c
         agents = hood.graph.n_agents
         # of all agents, not of the own: every layout evaluates, and ends, at the same rounds
         self.capacity = int(np.clip(BUFFER // max(1, agents * problem.d * 8), 1, MOST))
@@ -50,7 +50,7 @@ class Metrics:
         self._x = np.empty((self.capacity, hood.n, problem.d)) if self.capacity > 1 else None
         self._latest: Agents = np.empty((hood.n, 0))
         self._counters = np.zeros((self.capacity, 3))  # evaluations, wire bytes, ideal bits of the own agents
-        self._clock: list[tuple[int, float]] = []
+        self._clock: list[tuple[int, int, float]] = []  # rounds, vectors exchanged, seconds
 
     @property
     def full(self) -> bool:
@@ -63,7 +63,7 @@ class Metrics:
         else:
             self._x[self._count] = x
         self._counters[self._count] = evaluations.sum(), self.hood.wire_bytes, self.hood.ideal_bits
-        self._clock.append((k, seconds))
+        self._clock.append((k, self.hood.vectors, seconds))
         self._count += 1
 
     def snapshot(self, index: int) -> Agents:
@@ -100,14 +100,15 @@ class Metrics:
         if self.f_star is not None:
             columns["gap"] = total[:, 1] - self.f_star
         rows: list[Row] = []
-        for i, (k, seconds) in enumerate(clock):
+        for i, (k, vectors, seconds) in enumerate(clock):
             gradients = float(counters[i, 0]) / agents
             row: Row = {
                 "round": k,
                 "gradients": gradients,
                 "wire_bytes": int(counters[i, 1]),
                 "ideal_bits": float(counters[i, 2]),
-                "modelled_seconds": gradients * self.t_g + k * self.vectors * self.t_c,
+                "vectors": vectors,
+                "modelled_seconds": gradients * self.t_g + vectors * self.t_c,
                 "seconds": seconds,
             }
             row |= {name: float(values[i]) for name, values in columns.items() if name in wanted}

@@ -15,6 +15,16 @@ from decentral.errors import ConfigError, nearest, unknown
 T = TypeVar("T")
 
 
+def named(value: Any, where: str) -> dict[str, Any]:
+    """The table of a component, a new one: its name is short for a table with a name. ConfigError for what is neither."""
+    table = {"name": value} if isinstance(value, str) else value
+    if not isinstance(table, dict):
+        raise ConfigError(f"{where} = {json.dumps(value, default=str)}: give a name or a table")
+    if not isinstance(table.get("name", ""), str):
+        raise ConfigError(f"{where}.name = {json.dumps(table['name'], default=str)}: give a string")
+    return dict(table)
+
+
 def construct(kind: type[T], values: dict[str, Any], where: str, name: str = "") -> T:
     """An instance of `kind`, a dataclass or Struct, with checked field names and types.
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from decentral.assembly import build_graph, build_mixing
+from decentral.cli import parameters
 from decentral.experiment import Experiment
 from decentral.neighborhood import Neighborhood, place
 from decentral.ranks import Ranks
 from decentral.runner import Interrupts, Job, Silent, constants, single_threaded
 from decentral.state import rows
 
+MOST = 1000
+"""Rounds after which a method is taken to send nothing."""
+
 
 def preview(experiment: Experiment, ranks: int = 1) -> str:
-    """What a run would be: graph, placement, numbers for "auto", bytes, memory. One round is computed, nothing written."""
+    """What a run would be: graph, placement, numbers for "auto", bytes, memory.
+
+    Rounds are computed until one communicates, and nothing is written.
+    """
     graph = build_graph(experiment)
     weights = build_mixing(experiment, graph)
     placement = place(graph.n_agents, ranks, experiment.transport.placement, experiment.seed)
@@ -22,11 +29,15 @@ def preview(experiment: Experiment, ranks: int = 1) -> str:
         data = job.prepare(graph, weights, placement)
         record = job._record(graph, weights, placement, data, None)
         hood, oracle = job.hood, job.oracle
-        state = job.algorithm.init(job.start(), hood, oracle)
-        at_start = hood.wire_bytes, oracle.evaluations.mean()
-        state = job.algorithm.round(state, 0, hood, oracle)
-    sent = (hood.wire_bytes - at_start[0]) / max(1, graph.n_arcs)
-    work = oracle.evaluations.mean() - at_start[1]
+        state = job.algorithm.init(hood.give(job.start()), hood, oracle)
+        at_start, k = (hood.wire_bytes, hood.vectors, oracle.evaluations.mean()), 0
+        while hood.vectors == at_start[1] and k < MOST:
+            state = job.algorithm.round(state, k, hood, oracle)
+            k += 1
+    moved = max(1, hood.vectors - at_start[1])
+    vectors = record["cost"]["exchanges_per_round"]
+    sent = (hood.wire_bytes - at_start[0]) / max(1, graph.n_arcs) * vectors / moved
+    work = (oracle.evaluations.mean() - at_start[2]) / k
     blocks = [Neighborhood(graph, weights, np.flatnonzero(placement == r)) for r in range(ranks)]
     memory = []
     for block in blocks:
@@ -41,11 +52,12 @@ def preview(experiment: Experiment, ranks: int = 1) -> str:
     sizes = [a["samples"] for a in facts["agents"]]
     lines += [f"data       {facts['name']}, {facts['rows']} rows, split {facts['split']}, {min(sizes)} to {max(sizes)} per agent"]
     lines += [f"method     {record['label']}"]
-    lines += [f"             {key} = {value}" for key, value in record["parameters"].items() if key != "name"]
+    lines += [f"             {line}" for line in parameters(record["parameters"])]
     lines += [f"warning    {text}" for text in job.warnings]
     lines += [
-        f"a round    {work:,.0f} gradients per agent, {sent:,.0f} bytes per arc (headers included), "
-        f"modelled time {work * experiment.time.t_g + record['cost']['exchanges_per_round'] * experiment.time.t_c:,.4g}",
+        f"a round    {work:,.0f} gradients per agent, {sent:,.0f} bytes per arc (headers included"
+        f"{'' if vectors == moved else ', on average'}), "
+        f"modelled time {work * experiment.time.t_g + vectors * experiment.time.t_c:,.4g}",
         f"all        {experiment.rounds} rounds, {sent * graph.n_arcs * experiment.rounds / 1e6:,.4g} MB",
         f"memory     {max(memory) / 1e6:,.4g} MB of state and data on rank {heaviest}, the fullest of {ranks}",
     ]

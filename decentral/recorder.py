@@ -1,7 +1,7 @@
 """The one writer of run folders: config.toml, run.json, trace.csv, checkpoint/ and final.npz.
 
-Only rank 0 makes a `Recorder`. Files are replaced whole, so that a reader never sees half of one; trace.csv alone is
-appended to, and after a kill at most its last line is incomplete.
+Only rank 0 makes a `Recorder`; a rank that fails by itself notes why in run.json. Files are replaced whole, so that a
+reader never sees half of one; trace.csv alone is appended to, and after a kill at most its last line is incomplete.
 """
 
 from __future__ import annotations
@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
+from zipfile import BadZipFile
 
 import numpy as np
 
 from decentral.errors import ConfigError, unknown
 from decentral.state import Array
 
-COLUMNS = ("round", "gradients", "wire_bytes", "ideal_bits", "modelled_seconds", "seconds", "grad_norm_sq", "consensus", "gap")
+COLUMNS = (
+    "round", "gradients", "wire_bytes", "ideal_bits", "vectors", "modelled_seconds", "seconds",
+    "grad_norm_sq", "consensus", "gap", "loss",
+)  # fmt: skip
 DONE = ("finished", "target", "diverged")
 """States of a run that the same configuration would only reach again."""
 
@@ -33,6 +38,7 @@ class Checkpoint:
     kinds : name of a state array -> "agents", "known", "arcs" or "samples";  arrays : its global rows
     evaluations (N,) component gradients so far;  sizes (N,) samples of each agent
     parameters : the algorithm's numbers, those of "auto" included;  saturated : entries of messages that were clipped
+    vectors : exchanged with each neighbor so far
     """
 
     round: int
@@ -46,6 +52,7 @@ class Checkpoint:
     evaluations: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     sizes: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     saturated: int = 0
+    vectors: int = 0
 
     def save(self, path: Path) -> None:
         facts = {k: getattr(self, k) for k in FACTS}
@@ -57,17 +64,18 @@ class Checkpoint:
     def load(cls, path: Path) -> Checkpoint:
         """ConfigError when the file is missing or damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 facts = json.loads(str(file["facts"]))
                 arrays = {name: file[f"state.{name}"] for name in facts["kinds"]}
+                facts = {name: facts[name] for name in FACTS}
                 return cls(**facts, arrays=arrays, evaluations=file["evaluations"], sizes=file["sizes"])
         except FileNotFoundError:
             raise ConfigError(f"{path.parent.parent} has no checkpoint to resume from: run it again with --force") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"the checkpoint {path} cannot be read ({error}): run again with --force") from None
+        except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile):  # NumPy's words are not for users
+            raise ConfigError(f"the checkpoint {path} is damaged, or of another version: run again with --force") from None
 
 
-FACTS = ("round", "seconds", "wire_bytes", "ideal_bits", "transport_bytes", "saturated", "parameters", "kinds")
+FACTS = ("round", "seconds", "wire_bytes", "ideal_bits", "transport_bytes", "saturated", "vectors", "parameters", "kinds")
 
 
 def checkpoint_path(folder: Path) -> Path:
@@ -160,17 +168,25 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file whole."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with _whole(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Replace an .npz whole."""
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
+    with _whole(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
-    os.replace(part, path)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file beside `path` that takes its place when it is written; no other process writes it, on whatever machine."""
+    part = path.with_name(f".{path.name}.part{os.urandom(4).hex()}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _cell(value: float | None) -> str:

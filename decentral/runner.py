@@ -4,14 +4,15 @@
     outcome = decentral.run(experiment)              # one process, or this rank of an MPI launcher's
 
 Under MPI the same text runs on every rank. Graph, weights and step sizes are computed on rank 0 and sent as arrays, so
-that all ranks have the same bits; rank 0 alone writes the run folder. An error that all ranks see is raised on all of
-them; a rank that is alone in its trouble says so in one sentence and ends the others.
+that all ranks have the same bits; rank 0 writes the run folder. An error that all ranks see is raised on all of them; a
+rank that is alone in its trouble says so in one sentence, notes it in run.json and ends the others.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 import time
@@ -26,7 +27,6 @@ import numpy as np
 
 from decentral import compressors, kernels
 from decentral.algorithms.facts import Facts
-from decentral.allocation import keep_freed_memory
 from decentral.assembly import Data, build_graph, build_mixing, describe, random_quadratic
 from decentral.errors import ConfigError, DecentralError, DivergedError
 from decentral.estimators import Oracle
@@ -135,7 +135,6 @@ def run(
     """
     ranks = ranks or Ranks.start()
     failed: str | None = None
-    keep_freed_memory()
     threads = kernel_threads(experiment.transport.threads, ranks)
     with single_threaded(), threads, Interrupts() as interrupts, np.errstate(over="ignore", invalid="ignore"):
         job = Job(experiment, ranks, interrupts, watch or Silent())
@@ -193,9 +192,7 @@ class Job:
         self.began = True
         if self.recorder:
             self.watch.start(self.recorder.record, checkpoint.round if checkpoint else 0, e.rounds)
-        self.metrics = Metrics(
-            self.problem, self.hood, e.metrics, f_star, e.time.t_g, e.time.t_c, getattr(self.algorithm, "vectors", 1)
-        )
+        self.metrics = Metrics(self.problem, self.hood, e.metrics, f_star, e.time.t_g, e.time.t_c)
         self._begin(checkpoint)
         outcome = self._loop()
         self.hood.close()
@@ -310,6 +307,8 @@ class Job:
             self.algorithm = dataclasses.replace(self.algorithm, compressor=compressors.build(chosen))
 
         def tune() -> dict[str, Any]:
+            if (compressor := getattr(self.algorithm, "compressor", None)) is not None:
+                compressor.nbytes(self.problem.d, e.dtype)  # refuses what does not fit a row, before there is a folder
             tuned = self.algorithm.tuned(facts)
             fields = {f.name: getattr(tuned, f.name) for f in dataclasses.fields(tuned) if f.init}
             plain = {k: v for k, v in fields.items() if isinstance(v, int | float | str | bool) or v is None}
@@ -378,7 +377,7 @@ class Job:
             "mpi_library": self.ranks.library(), "transport": self.hood.transport, "hosts": [],
             "placement": [np.flatnonzero(placement == r).tolist() for r in range(self.ranks.size)],
             "device": "cpu" if self.device is None else str(self.device), "git": commit(), "start": now(), "end": None, "seconds": 0.0,
-            "command": " ".join(sys.argv), "graph": graph.facts(weights),
+            "command": command(), "graph": graph.facts(weights),
             "problem": {
                 "name": e.problem.name, "d": self.problem.d, "L": _known(self.L), "mu": _known(self.mu), "f_star": f_star,
                 "description": describe(e),
@@ -421,6 +420,7 @@ class Job:
         hood.wire_bytes = checkpoint.wire_bytes if first else 0
         hood.ideal_bits = checkpoint.ideal_bits if first else 0.0
         hood.saturated = checkpoint.saturated if first else 0
+        hood.vectors = checkpoint.vectors
         self.rebuilt_bytes = (checkpoint.transport_bytes if first else 0) - hood.transport_bytes()
 
     def checkpoint(self) -> None:
@@ -437,7 +437,8 @@ class Job:
         sizes = hood.collect("agents", np.asarray(self.problem.sizes, np.int64))
         if self.recorder and evaluations is not None and sizes is not None:
             facts = (self.k, self.seconds, int(totals[0]), float(totals[1]), int(totals[2]))
-            self.recorder.checkpoint(Checkpoint(*facts, self.parameters, kinds, arrays, evaluations, sizes, int(totals[3])))
+            rows_of = (kinds, arrays, evaluations, sizes)
+            self.recorder.checkpoint(Checkpoint(*facts, self.parameters, *rows_of, int(totals[3]), hood.vectors))
 
     def _totals(self) -> Array:
         """(4,) wire bytes, ideal bits, bytes between processes and clipped entries, of all ranks. COLLECTIVE."""
@@ -523,7 +524,8 @@ class Job:
             cost = record["cost"]
             arcs = self.hood.graph.n_arcs
             if self.k and arcs:
-                cost = {**cost, "bytes_per_arc_per_round": float(totals[0]) / arcs / self.k}
+                each = {"exchanges_per_round": self.hood.vectors, "bytes_per_arc_per_round": float(totals[0]) / arcs}
+                cost = {**cost, **{name: spent / self.k for name, spent in each.items()}}
             remarks = _clipped(int(totals[3])) + self.hood.remarks
             for sentence in remarks:
                 self.watch.say(f"warning: {sentence}")
@@ -644,6 +646,15 @@ def constants(problem: dict[str, Any]) -> str:
     """The problem of a run.json in a line: description, d, and L and mu where they are known."""
     known = "".join(f", {name} = {problem[name]:.3g}" for name in ("L", "mu") if problem[name] is not None)
     return f"{problem['description']}; d = {problem['d']}{known}"
+
+
+def command() -> str:
+    """What started this process, to be pasted into a shell."""
+    start = Path(sys.argv[0])
+    if not start.name:  # somebody types in Python
+        return ""
+    ours = start.name == "decentral" or start == Path(__file__).with_name("__main__.py")
+    return shlex.join(["decentral", *sys.argv[1:]] if ours else sys.argv)
 
 
 def commit() -> str | None:

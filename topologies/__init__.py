@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from decentral.errors import GraphError, nearest, unknown
+from decentral.errors import GraphError, import_failure, nearest, unknown
 from decentral.graph import Graph
 from topologies import fixed, from_file, randomized
 
@@ -77,7 +77,7 @@ def build(name: str, agents: int | None = None, seed: int = 0, **params: Any) ->
             raise GraphError(f'topology "{name}" needs a number of agents, e.g. {name}:16, or agents = 16')
         family = FAMILIES[name]
         graph, label = _call(getattr(family, "graph", family), name, agents, seed, params)
-    elif "." in name or ":" in name:
+    elif "." in name or ":" in name.lstrip(":"):
         graph, label = _call(_function(name), name, agents, seed, params)
     else:
         see = 'decentral list topologies; also "file:PATH" and "package.module:function"'
@@ -148,10 +148,11 @@ def _function(name: str) -> Callable[..., Any]:
             spec.loader.exec_module(found)
         else:
             found = importlib.import_module(module)
-    except ImportError as error:
-        raise GraphError(
-            f'topology "{name}": cannot import {module} ({error}){nearest(module, FAMILIES)}'
-        ) from None
+    except GraphError:
+        raise
+    except Exception as error:  # of whatever kind someone else's file raises
+        why = import_failure(error, module)
+        raise GraphError(f'topology "{name}": cannot import {module} ({why}){nearest(module, FAMILIES)}') from None
     function = getattr(found, attribute, None)
     if not callable(function):
         raise GraphError(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 from pathlib import Path
 from typing import Any
 
-from decentral.errors import ConfigError, unknown
+from decentral.errors import ConfigError, DecentralError, import_failure, unknown
 
 _WHERE = {
     "lt-admm-cc": "lt_admm_cc:LTADMMCC",
@@ -42,7 +43,7 @@ def load(name: str) -> Any:
     if name in _WHERE:
         module, attribute = _WHERE[name].split(":")
         return getattr(importlib.import_module(f"decentral.algorithms.{module}"), attribute)
-    if ":" not in name:
+    if ":" not in name.lstrip(":"):
         raise ConfigError(unknown("algorithm", name, NAMES, "decentral list algorithms; your own: \"file.py:Class\""))
     module, attribute = name.rsplit(":", 1)
     try:
@@ -55,12 +56,17 @@ def load(name: str) -> Any:
             spec.loader.exec_module(found)
         else:
             found = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f'algorithm.name = "{name}": cannot import {module} ({error})') from None
+    except DecentralError:
+        raise
+    except Exception as error:  # of whatever kind someone else's file raises
+        raise ConfigError(f'algorithm.name = "{name}": cannot import {module} ({import_failure(error, module)})') from None
     if not hasattr(found, attribute):
         classes = [n for n, v in vars(found).items() if isinstance(v, type)]
         raise ConfigError(unknown(f"class in {module}", attribute, classes))
-    return getattr(found, attribute)
+    method = getattr(found, attribute)
+    if not dataclasses.is_dataclass(method):
+        raise ConfigError(f'algorithm.name = "{name}": {attribute} is no dataclass: its fields are its configuration')
+    return method
 
 
 def build(table: dict[str, Any]) -> Any:
@@ -68,8 +74,6 @@ def build(table: dict[str, Any]) -> Any:
 
     Raises ConfigError for an unknown method or parameter, or a compressor given to a method that sends plain vectors.
     """
-    from dataclasses import fields, replace
-
     from decentral.compressors import build as build_compressor
     from decentral.parameters import construct
 
@@ -79,10 +83,10 @@ def build(table: dict[str, Any]) -> Any:
     built = construct(method, table, "algorithm", getattr(method, "name", method.__name__))
     if compressor is None:
         return built
-    if "compressor" not in {f.name for f in fields(built)}:
-        names = ", ".join(n for n in NAMES if "compressor" in {f.name for f in fields(load(n))})
+    if "compressor" not in {f.name for f in dataclasses.fields(built)}:
+        names = ", ".join(n for n in NAMES if "compressor" in {f.name for f in dataclasses.fields(load(n))})
         raise ConfigError(f"{method.label} sends uncompressed vectors; algorithm.compressor is for: {names}")
-    return replace(built, compressor=build_compressor(compressor))
+    return dataclasses.replace(built, compressor=build_compressor(compressor))
 
 
 __all__ = ["NAMES", "build", "load"]

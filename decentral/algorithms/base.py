@@ -45,7 +45,7 @@ class Algorithm(Protocol):
     name: ClassVar[str]
     label: ClassVar[str]
     vectors: ClassVar[int]
-    """Exchanges of one vector with all neighbors in a round: the factor of t_c in the time model."""
+    """Exchanges of one vector with all neighbors in a round, on average: what a preview multiplies t_c by. Runs count."""
     floor: ClassVar[str | None]
     """Why constant steps do not reach the optimum even with exact gradients; None where they do."""
     cite: ClassVar[tuple[str, ...]]
@@ -62,16 +62,16 @@ def auto(value: float, default: float) -> float:
 
 
 def check_positive(method: Any, *names: str) -> None:
-    """Raise ConfigError unless the named numbers are positive (or still "auto")."""
+    """Raise ConfigError unless the named numbers are positive and finite (or still "auto")."""
     for name in names:
         value = getattr(method, name)
-        if value != value:  # computed from `Facts` that are NaN
+        if value != value:
             raise ConfigError(
-                f'algorithm.{name} of {method.name}: "auto" needs the smoothness of the loss, which is not known for a torch module: '
-                f"give a number, e.g. {name} = 0.1"
+                f'algorithm.{name} = nan of {method.name}: give a positive finite number, e.g. {name} = 0.1 ("auto" needs the '
+                "smoothness of the loss, which is not known for a torch module)"
             )
-        if value != "auto" and not value > 0:
-            raise ConfigError(f'algorithm.{name} = {value} of {method.name}: give a positive number or "auto"')
+        if value != "auto" and not 0 < value < float("inf"):
+            raise ConfigError(f'algorithm.{name} = {value} of {method.name}: give a positive finite number or "auto"')
 
 
 def check_local_steps(method: Any) -> None:

@@ -49,7 +49,6 @@ class ProxSkip:
     chi: float = 1.0
     name: ClassVar[str] = "proxskip"
     label: ClassVar[str] = "ProxSkip"
-    vectors: ClassVar[int] = 1
     floor: ClassVar[str | None] = None
     cite: ClassVar[tuple[str, ...]] = ("proxskip", "decentralized-scaffnew")
 
@@ -57,8 +56,12 @@ class ProxSkip:
         check_positive(self, "step_size", "probability")
         if self.probability != "auto" and self.probability > 1:  # type: ignore[comparison-overlap]
             raise ConfigError(f"algorithm.probability = {self.probability}: give a number above 0, at most 1")
-        if self.chi < 1:
-            raise ConfigError(f"algorithm.chi = {self.chi}: give a number of at least 1")
+        if not 1 <= self.chi < float("inf"):
+            raise ConfigError(f"algorithm.chi = {self.chi}: give a finite number of at least 1")
+
+    @property
+    def vectors(self) -> float:
+        return self.probability
 
     def tuned(self, facts: Facts) -> ProxSkip:
         p = max(0.2, sqrt(facts.mu / facts.L)) if facts.mu > 0 else 0.2

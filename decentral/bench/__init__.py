@@ -26,6 +26,8 @@ from decentral.errors import ConfigError
 from decentral.neighborhood import launched
 
 WHAT = ("rounds", "target", "kernels", "auto", "exchange")
+LEAST = 1000
+"""Entries of `bench kernels`, of which top-k keeps a thousandth."""
 
 
 def main(arguments: list[str]) -> int:
@@ -35,6 +37,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--size", type=int, default=10_000_000, help="entries of the arrays of `bench kernels`")
     parser.add_argument("--json", action="store_true", help="data in place of a table")
     options = parser.parse_args(arguments)
+    if options.size < LEAST:
+        raise ConfigError(f"--size {options.size}: give a whole number, at least {LEAST}")
     table = rows(options.what, options.seconds, options.size)
     if table:
         show(table, options.json)

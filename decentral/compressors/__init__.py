@@ -55,9 +55,9 @@ def build(spec: dict[str, Any] | str) -> Any:
 
     Raises ConfigError for an unknown name or parameter, or a value that is not allowed.
     """
-    from decentral.parameters import construct
+    from decentral.parameters import construct, named
 
-    spec = {"name": spec} if isinstance(spec, str) else dict(spec)
+    spec = named(spec, "algorithm.compressor")
     name = spec.pop("name", "identity")
     if isinstance(inner := spec.get("quantize"), dict):  # a resolved configuration says its name as well
         spec["quantize"] = {k: v for k, v in inner.items() if (k, v) != ("name", "quantize")}

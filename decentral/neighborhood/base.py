@@ -54,6 +54,7 @@ class Neighborhood:
         wire_bytes  bytes sent by the own agents so far, one framed message per arc and exchange
         ideal_bits  the same as the papers count them
         remarks     what the user should know of the transport when the run is over, sentences
+        vectors     rows that an agent exchanged with each neighbor so far, the same on all processes
         saturated   entries of own messages that a compressor clipped so far; who reads it waits for a device that counts
     """
 
@@ -90,6 +91,7 @@ class Neighborhood:
         self._slots = self._plan_slots(counts)
         self.wire_bytes = 0
         self.ideal_bits = 0.0
+        self.vectors = 0
         self._clipped: Any = 0  # on a device once it counts
         self._sent = 0
         self.remarks: list[str] = []
@@ -306,6 +308,7 @@ class Neighborhood:
         self._under_way.add(form)
         self.wire_bytes += cost[0]
         self.ideal_bits += cost[1]
+        self.vectors += len(messages)
         return form, self._start(messages)
 
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
@@ -361,13 +364,13 @@ class Neighborhood:
     def saturated(self, count: int) -> None:
         self._clipped = int(count)
 
-    def meters(self) -> tuple[int, float, Any, int]:
+    def meters(self) -> tuple[int, float, int, Any, int]:
         """What was counted so far; `put_back` makes as if nothing had been sent since."""
-        return self.wire_bytes, self.ideal_bits, self._clipped, self._sent
+        return self.wire_bytes, self.ideal_bits, self.vectors, self._clipped, self._sent
 
-    def put_back(self, meters: tuple[int, float, Any, int]) -> None:
+    def put_back(self, meters: tuple[int, float, int, Any, int]) -> None:
         """Set the meters to what `meters` returned."""
-        self.wire_bytes, self.ideal_bits, self._clipped, self._sent = meters
+        self.wire_bytes, self.ideal_bits, self.vectors, self._clipped, self._sent = meters
 
     def forget(self, compressor: Compressor) -> None:
         """Release what was made for the messages of a compressor that will send no more."""

@@ -89,7 +89,7 @@ def _summary(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def _executor(run: Run) -> str:
-    hosts = run.fact("hosts", default=[])
+    hosts = _distinct(run.fact("hosts", default=[]))  # one per rank
     more = f" and {len(hosts) - 3} more" if len(hosts) > 3 else ""
     place = f" on {', '.join(hosts[:3])}{more}" if hosts else ""
     if run.fact("executor") != "mpi":

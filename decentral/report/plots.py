@@ -66,7 +66,7 @@ def pictures(
     for axis, label in AXES.items():
         figure = convergence(runs, axis, metric, to=target, t_g=t_g, t_c=t_c)
         made.append(Picture(axis, figure, f"Progress over {label}."))
-    if any(np.isfinite(run.trace.get("consensus", [])).any() for run in runs):
+    if any((run.trace.get("consensus", np.empty(0)) > 0).any() for run in runs):
         figure = convergence(runs, "rounds", "consensus", to=target)
         caption = "Consensus error: mean squared distance of the agents from their average."
         made.append(Picture("consensus", figure, caption))
@@ -198,10 +198,15 @@ def _draw(
 
 
 def _curve(run: Run, axis: str, metric: str, t_g: float | None, t_c: float | None) -> tuple[FloatArray, FloatArray]:
-    """Finite points of a curve; values beyond what is drawn, zero among them, are put at its bounds."""
+    """Finite points of a curve; values beyond what is drawn, zero among them, are put at its bounds.
+
+    Zeros at its start are left out: agents that start at one point have no consensus error yet.
+    """
     x, y = run.along(axis, t_g, t_c), run.trace.get(metric, np.full(run.rows, np.nan))
     finite = np.isfinite(x) & np.isfinite(y)
-    return x[finite], np.clip(y[finite], SMALLEST, LARGEST)
+    x, y = x[finite], np.clip(y[finite], SMALLEST, LARGEST)
+    begun = np.logical_or.accumulate(y > SMALLEST)
+    return x[begun], y[begun]
 
 
 def _extent(

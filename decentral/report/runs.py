@@ -21,8 +21,8 @@ from decentral.errors import ConfigError, nearest, unknown
 FloatArray = NDArray[np.float64]
 
 COLUMNS = (
-    "round", "gradients", "wire_bytes", "ideal_bits", "modelled_seconds", "seconds",
-    "grad_norm_sq", "consensus", "gap",
+    "round", "gradients", "wire_bytes", "ideal_bits", "vectors", "modelled_seconds", "seconds",
+    "grad_norm_sq", "consensus", "gap", "loss",
 )  # fmt: skip
 DEFAULT_T_G, DEFAULT_T_C = 0.1, 1.0  # time of a component gradient and of an exchange, in the model's unit
 SEARCH_DEPTH = 4  # folders below the one asked for in which runs are looked for
@@ -108,13 +108,15 @@ class Run:
     def along(self, axis: str, t_g: float | None = None, t_c: float | None = None) -> FloatArray:
         """(rows,) positions of the recorded rounds on an axis: rounds, gradients, bytes, modelled or seconds.
 
-        gradients are component gradients per agent; bytes are wire bytes per arc; seconds are wall-clock.
+        gradients are component gradients per agent; bytes are wire bytes per arc, NaN where run.json does not know the
+        arcs; seconds are wall-clock.
         """
         match axis:
             case "rounds":
                 return self.column("round")
             case "bytes":
-                return self.column("wire_bytes") / max(self.arcs, 1)
+                known = self.fact("graph", "edges") is not None
+                return self.column("wire_bytes") / (max(self.arcs, 1) if known else np.nan)
             case "modelled":
                 return self.modelled(t_g, t_c)
             case "gradients" | "seconds":
@@ -133,8 +135,10 @@ class Run:
         if t_g is None and t_c is None:
             return self.column("modelled_seconds")
         gradient, exchange = self.times(t_g, t_c) or (DEFAULT_T_G, DEFAULT_T_C)
-        exchanges = self.column("round") * float(self.fact("cost", "exchanges_per_round", default=1))
-        return self.column("gradients") * gradient + exchanges * exchange
+        vectors = self.trace.get("vectors")
+        if vectors is None:  # an older trace
+            vectors = self.column("round") * float(self.fact("cost", "exchanges_per_round", default=1))
+        return self.column("gradients") * gradient + vectors * exchange
 
     def times(self, t_g: float | None = None, t_c: float | None = None) -> tuple[float, float] | None:
         """The times of a gradient and of an exchange behind `modelled`; None where none are recorded."""
@@ -212,14 +216,18 @@ def labels(runs: Sequence[Run]) -> list[str]:
 
 
 def _differences(runs: Sequence[Run]) -> list[str]:
-    """What tells runs of one method apart: a few settings of their configurations, else their folders."""
+    """What tells runs of one method apart: a few settings of their configurations, else their folders.
+
+    Those of the method come first, then what it works on: its rounds, say, say less about it.
+    """
     try:
         settings = [flat(tomllib.loads(run.config)) for run in runs]
     except tomllib.TOMLDecodeError:
         settings = [{} for _ in runs]
     chosen: list[str] = []
     distinct = 1
-    for key in dict.fromkeys(key for setting in settings for key in setting):
+    keys = dict.fromkeys(key for setting in settings for key in setting)
+    for key in sorted(keys, key=lambda key: (not key.startswith("algorithm."), not key.startswith(("problem.", "graph.", "data.")))):
         if key in ("name", "out") or distinct == len(runs):
             continue
         values = {tuple(repr(setting.get(k)) for k in [*chosen, key]) for setting in settings}

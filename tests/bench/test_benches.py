@@ -25,6 +25,12 @@ def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     assert 1 <= rows["top-k, 1.0%"]["/ ideal"] < 1.05
 
 
+@pytest.mark.parametrize("size", [-5, 0, 999])
+def test_kernels_of_too_few_entries(size: int) -> None:
+    with pytest.raises(ConfigError, match=f"--size {size}: give a whole number, at least 1000"):
+        bench.main(["kernels", "--size", str(size)])
+
+
 def test_kernels_without_torch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # what importing it then raises is an ImportError
     assert bench.main(["kernels", "--size", "2000", "--seconds", "0"]) == 0
@@ -40,7 +46,9 @@ def test_kernels_against_torch() -> None:
         ("quantize 8 bits", "PyTorch eager"), ("quantize 8 bits", "PyTorch eager, memory kept"),
         ("top-k, 0.1%", "PyTorch topk"), ("top-k, 1.0%", "PyTorch topk"), ("top-k, 10.0%", "PyTorch topk"),
     }  # fmt: skip
-    assert all(row["x faster"] > 0 for row in rows) and torch.get_num_threads() == 1
+    assert all(row["x faster"] > 0 for row in rows)
+    kernels._torch()
+    assert torch.get_num_threads() == 1
     assert f"PyTorch {torch.__version__}" in bench.machine()
 
 

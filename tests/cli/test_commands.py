@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +22,28 @@ def test_show_graph(command: Command) -> None:
     assert result.status == 0 and "l_l = 0.152241" in result.out  # 2 − 2 cos(2π/16)
 
 
+@pytest.mark.parametrize("option", [("--set", "graph.agents=4"), ("--ranks", "3")])
+def test_show_graph_takes_no_options_of_a_configuration(command: Command, option: tuple[str, str]) -> None:
+    result = command("show", "ring:8", *option)
+    assert result.status == 2 and option[0] in result.err and "configuration" in result.err
+
+
 def test_show_config_says_what_a_run_then_does(config: Path, command: Command) -> None:
     shown = command("show", config, "--ranks", 3)
     assert shown.status == 0, shown.err
     assert "56 bytes per arc" in shown.out  # 16 of framing, 5 numbers of 8
     assert "rank 2     agents 4, 5; hears 2 elsewhere" in shown.out
+    assert re.search(r"\n +step_size 0\.\d{1,5}\n", shown.out) and "\n             estimator full\n" in shown.out
     assert not Path("results").exists()
     assert command("show", config, "--ranks", 7).status == 2
+    for ranks in (0, -2):
+        refused = command("show", config, "--ranks", ranks)
+        assert refused.status == 2 and f"--ranks {ranks}: give a whole number, at least 1" in refused.err
+
+
+def test_show_averages_over_rounds_that_communicate(config: Path, command: Command) -> None:
+    shown = command("show", config, "--set", "algorithm.name=proxskip", "--set", "algorithm.probability=0.25")
+    assert "14 bytes per arc (headers included, on average)" in shown.out  # a quarter of 56
 
 
 @pytest.mark.parametrize("what", NAMESPACES)
@@ -44,6 +60,9 @@ def test_list_names_every_algorithm(command: Command) -> None:
 def test_data(command: Command) -> None:
     result = command("data")
     assert result.status == 0 and "a9a" in result.out and "DECENTRAL_DATA" in result.out
+    head, *lines = result.out.splitlines()[:-1]
+    begin = head.index("source")
+    assert all(line[begin - 2 : begin] == "  " and line[begin] != " " for line in lines)  # columns do not run together
     assert command("data", "fetch", "a9b").status == 2
     assert command("data", "fetch").status == 2
 
@@ -67,6 +86,9 @@ def test_compare(config: Path, command: Command) -> None:
     found = json.loads(command("compare", "results", "--to", "grad_norm_sq=1e-2", "--json").out)
     assert {row["label"] for row in found["rows"]} == {"D-PSGD", "NIDS"}
     assert command("compare", "results", "--to", "nonsense").status == 2
+    command("run", config, "--set", "out=own", "--set", "target.loss=0.69", "--set", "record.every=1")
+    (own,) = json.loads(command("compare", "own", "--json").out)["rows"]
+    assert own["reached"] and own["best"] <= 0.69
     assert "D-PSGD" in command("compare", "results").out
     assert command("compare", "results", "--csv").out.startswith("label,")
 
@@ -113,6 +135,8 @@ def test_a_component_within_a_component(config: Path, command: Command) -> None:
     """The resolved configuration names the inner one, and can be run."""
     inner = "algorithm.compressor={name='top-k-quantize', k=2, quantize={bits=3}}"
     assert command("run", config, "--set", "algorithm.name=choco-sgd", "--set", inner).status == 0
+    shown = command("show", config, "--set", "algorithm.name=choco-sgd", "--set", inner).out
+    assert "compressor top-k-quantize(k=2, quantize=quantize(bits=3, " in shown
     (resolved,) = Path("results").glob("*/config.toml")
     assert 'name = "quantize"' in resolved.read_text()
     assert "was run already" in command("run", resolved).out

@@ -12,8 +12,9 @@ from decentral import algorithms
 from decentral.algorithms.base import PLAIN
 from decentral.algorithms.d_psgd import ATC, DPSGD, State
 from decentral.errors import ConfigError
+from decentral.neighborhood.base import HEADER
 from decentral.state import Agents, Arcs
-from decentral.testing import ContractError, check_algorithm
+from decentral.testing import Case, ContractError, check_algorithm
 
 
 @pytest.mark.parametrize("name", algorithms.NAMES)
@@ -21,6 +22,23 @@ def test_registered(name: str) -> None:
     check_algorithm(name)
     if "compressor" in {f.name for f in fields(algorithms.load(name))}:
         check_algorithm(name, compressor={"name": "quantize", "bits": 8})
+
+
+@pytest.mark.parametrize(("name", "more"), [*((name, {}) for name in algorithms.NAMES), ("lt-admm-cc", {"form": "D"})])
+def test_vectors_are_counted_as_a_method_states_them(name: str, more: dict[str, str]) -> None:
+    case, rounds = Case(), 50
+    method = algorithms.build({"name": name, **more}).tuned(case.facts())
+    hood = case.alone()
+    case.run(method, hood, rounds)
+    if name == "proxskip":  # where the coin said so
+        assert 0 < hood.vectors < rounds and hood.wire_bytes == hood.vectors * hood.m * (HEADER + 4 * 8)
+    else:
+        assert hood.vectors == rounds * method.vectors
+    before, vectors = hood.meters(), hood.vectors
+    case.run(algorithms.build({"name": "diging"}).tuned(case.facts()), hood, 3)
+    assert hood.vectors == vectors + 6
+    hood.put_back(before)
+    assert hood.vectors == vectors
 
 
 class Random(DPSGD):

@@ -181,7 +181,7 @@ def test_a_given_step_size_is_all_that_a_method_needs_to_know(name: str) -> None
     hood, formula = hood_of(nx.cycle_graph(4)), Softmax(*data(), classes=3, l2=0.1)
     facts = dataclasses.replace(facts_of(hood, formula, "sgd", 3), L=math.nan, mu=math.nan, L_max=math.nan)
     for known in (facts, dataclasses.replace(facts, estimator="full")):
-        with pytest.raises(ConfigError, match='algorithm.step_size of .*"auto" needs the smoothness'):
+        with pytest.raises(ConfigError, match='algorithm.step_size = nan of .*"auto" needs the smoothness'):
             algorithms.build({"name": name}).tuned(known)
         tuned = algorithms.build({"name": name, "step_size": 0.1}).tuned(known)
         numbers = [v for v in vars(tuned).values() if isinstance(v, float)]

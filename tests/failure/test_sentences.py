@@ -21,6 +21,9 @@ CASES = [
     (["algorithm.name=d-psdg"], 'unknown algorithm "d-psdg"', '"d-psgd"'),
     (["algorithm.stepsize=1"], '"stepsize"', '"step_size"'),
     (["algorithm.step_size=-1"], "algorithm.step_size = -1", "positive"),
+    (["algorithm.step_size=inf"], "algorithm.step_size = inf", "finite"),
+    (["algorithm.step_size=nan"], "algorithm.step_size = nan", "finite"),
+    (["algorithm.name=proxskip", "algorithm.chi=nan"], "algorithm.chi = nan", "at least 1"),
     (["algorithm.step_size=fast"], 'algorithm.step_size = "fast"', 'give a number or "auto"'),
     (['algorithm.step_size="0.1"'], 'step_size = "0.1"', "did you mean 0.1?"),
     (["algorithm.step_size=[0.1]"], "step_size = [0.1]", 'give a number or "auto"'),
@@ -37,8 +40,21 @@ CASES = [
     ),
     (["algorithm.estimator.name=sage"], 'unknown estimator "sage"', '"saga"'),
     (["algorithm.estimator.name=sgd", "algorithm.estimator.batch=100000"], "estimator.batch = 100000", "at most"),
+    (["algorithm.name=choco-sgd", "algorithm.compressor=3"], "algorithm.compressor = 3", "give a name or a table"),
+    (["algorithm.name=choco-sgd", "algorithm.compressor=[1]"], "algorithm.compressor = [1]", "give a name or a table"),
+    (["algorithm.name=choco-sgd", "algorithm.compressor={name=[1]}"], "algorithm.compressor.name = [1]", "give a string"),
+    (["algorithm.estimator=5"], "algorithm.estimator = 5", "give a name or a table"),
+    (["algorithm.estimator.name=5"], "algorithm.estimator.name = 5", "give a string"),
     (["algorithm.name=mine.py:Mine"], "mine.py", "no file"),
     (["algorithm.name=json:Mine"], "class in json", "Mine"),
+    (["algorithm.name=json:JSONDecoder"], "JSONDecoder is no dataclass", "its fields"),
+    (["algorithm.name=:Mine"], 'unknown algorithm ":Mine"', "file.py:Class"),
+    (["algorithm.name=.mine:Mine"], "cannot import .mine", "relative"),
+    (["algorithm.name=syntax.py:Mine"], "cannot import syntax.py", "line 2"),
+    (["algorithm.name=undefined.py:Mine"], "cannot import undefined.py (NameError", "line 2"),
+    (["graph.topology=:make"], 'unknown topology ":make"', "package.module:function"),
+    (["graph.topology=syntax.py:make"], "cannot import syntax.py", "line 2"),
+    (["graph.topology=undefined.py:make"], "cannot import undefined.py (NameError", "line 2"),
     (["data.name=a9b"], 'unknown data "a9b"', '"a9a"'),
     (["data.name=file", "data.path=missing.npz"], "missing.npz", ""),
     (["data.splitt=iid"], '"splitt"', ""),
@@ -50,14 +66,21 @@ CASES = [
     (["graph.params=3"], "graph.params = 3", "give a table"),
     (["graph.seed=x"], 'graph.seed = "x"', "give a whole number"),
     (["rounds=-1"], "rounds = -1", "at least 0"),
+    (["seed=-1"], "seed = -1", "from 0 to 18446744073709551615"),
+    (["seed=18446744073709551616"], "seed = 18446744073709551616", "from 0 to 18446744073709551615"),
+    (["graph.seed=18446744073709551616"], "graph.seed = 18446744073709551616", "from 0 to"),
     (["record.every=0"], "record.every = 0", "at least 1"),
     (["record.metrics=[\"lost\"]"], 'unknown metric "lost"', '"loss"'),
     (["target=1e-3"], "target", "table"),
     (["target.grad_norm_sq=0"], "target.grad_norm_sq", "above 0"),
+    (["target.gap=1e-3", "problem.name=nonconvex-logistic"], "target.gap = 0.001", "grad_norm_sq"),
     (["target.grad_norm_sq=small"], 'target.grad_norm_sq = "small"', "give a number"),
     (["dtype=float16"], 'dtype = "float16"', 'give one of "float64", "float32" (did you mean "float'),
     (["transport.placement=3"], "transport.placement = 3", "give a string or a list of whole numbers"),
     (["name=a/b"], 'name = "a/b"', ""),
+    (["name="], 'name = ""', "letters"),
+    (["name=-a"], 'name = "-a"', "leading"),
+    (['name="a\\u0000b"'], 'name = "a\\u0000b"', "letters"),
     (["transport.placement=blok"], 'unknown placement "blok"', '"block"'),
     (["transport.placement=[0, 1]"], "transport.placement", "one rank for each of 6 agents"),
     (["rounds"], '"rounds" is not PATH=VALUE', ""),
@@ -80,11 +103,24 @@ def test_bad_value(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(TEXT)
+    Path("syntax.py").write_text("x = 1\ndef make(:\n")
+    Path("undefined.py").write_text("x = 1\nx = y\n")
     status, err = run(["run", "small.toml", *(part for o in overrides for part in ("--set", o))], capfd)
     assert status == 2, err
     assert err.startswith("decentral: ") and len(err.strip().splitlines()) == 1, err
     assert names in err and helps in err
     assert not list(Path(".").glob("results/*/final.npz"))
+
+
+@pytest.mark.parametrize("name", ["top-k", "rand-k"])
+def test_what_does_not_fit_a_row_is_refused_before_there_is_a_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.toml").write_text(TEXT.replace('"d-psgd"', f'"lead"\ncompressor = {{ name = "{name}", k = 100 }}'))
+    status, err = run(["run", "small.toml"], capfd)
+    assert status == 2 and "k = 100 of messages with 5 entries: give at most 5" in err
+    assert not Path("results").exists()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from decentral.errors import ConfigError
-from decentral.report import Run, figures, holdings, plots, read_runs, report
+from decentral.report import Run, figures, holdings, plots, read_runs, report, table
 from decentral.report.html import page
 
 NAMES = ["overview", "rounds", "gradients", "bytes", "modelled", "seconds", "consensus", "graph", "split"]
@@ -61,6 +61,19 @@ def test_the_page_says_what_was_compared_and_how_to_go_on(reported):
         assert part in text, part
     assert text.count("@article{platoon99") == 1
     assert f"decentral compare {runs[0].folder.parent} --to" in text  # one folder names all nine
+
+
+def test_each_host_is_named_once(write_run, tmp_path):
+    runs = few(write_run, tmp_path, ["LEAD"], edit={"hosts": ["vm", "vm", "other", "vm"]})
+    assert "by 8 MPI ranks on vm, other with" in page(runs, [], {"grad_norm_sq": 1e-10})
+
+
+def test_a_record_without_a_graph_has_no_bytes_per_arc(write_run, tmp_path):
+    folder = write_run(tmp_path / "a", "LEAD")
+    (folder / "run.json").write_text("{}")
+    runs = [Run.read(folder)]
+    assert table(runs, {"grad_norm_sq": 1e-10})[0].bytes is None
+    assert "<td>-</td>" in page(runs, [], {"grad_norm_sq": 1e-10}) and plots.pictures(runs)
 
 
 def test_text_of_a_run_is_never_markup(write_run, tmp_path):
@@ -129,6 +142,20 @@ def test_nothing_recorded_is_nothing_to_draw(write_run, tmp_path):
     (runs[0].folder / "trace.csv").write_text("round,grad_norm_sq\n")
     with pytest.raises(ConfigError, match="no run has recorded a round"):
         report(read_runs(tmp_path))
+
+
+def test_a_run_that_starts_at_consensus_is_drawn_from_where_it_leaves_it(write_run, tmp_path):
+    runs = few(write_run, tmp_path)
+    for run in runs:
+        run.trace["consensus"][:3] = 0.0  # all agents start at zero
+    panel = plots.convergence(runs, "rounds", "consensus").axes[0]
+    low, high = panel.get_ylim()
+    for run, line in zip(runs, panel.get_lines(), strict=True):
+        drawn = run.trace["consensus"][3:]
+        assert low < drawn.min() and drawn.max() < high
+        assert line.get_xdata()[0] == 3 and line.get_ydata()[0] == drawn[0]
+        run.trace["consensus"][:] = 0.0
+    assert "consensus" not in [picture.name for picture in plots.pictures(runs)]
 
 
 def test_a_method_that_stalls_does_not_squeeze_the_others(write_run, tmp_path):

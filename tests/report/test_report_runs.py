@@ -103,6 +103,8 @@ def test_modelled_time_follows_from_gradients_and_exchanges(write_run, tmp_path)
     np.testing.assert_allclose(run.modelled(0.0, 3.0), 2 * 3.0 * run.trace["round"])
     run.record["cost"] |= {"t_g": 5.0, "t_c": 7.0}
     assert run.times(t_c=2.0) == (5.0, 2.0)
+    run.trace["vectors"] = run.trace["round"] // 4  # one that does not communicate in every round
+    np.testing.assert_allclose(run.modelled(0.0, 3.0), 3.0 * (run.trace["round"] // 4))
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="t_c = "):
             run.modelled(t_c=wrong)
@@ -124,10 +126,20 @@ def test_namesakes_are_told_apart_by_what_differs(write_run, tmp_path):
         text = (folder / "config.toml").read_text().replace("bits = 8", f"bits = {2 * (k // 2) + 2}")
         (folder / "config.toml").write_text(text.replace("seed = 7", f"seed = {k % 2}"))
     runs = [Run.read(folder) for folder in folders]
-    assert labels(runs) == ["LEAD (seed=0, bits=2)", "LEAD (seed=1, bits=2)", "LEAD (seed=0, bits=4)", "NIDS"]
-    assert labels(runs[1:3]) == ["LEAD (seed=1)", "LEAD (seed=0)"]
+    assert labels(runs) == ["LEAD (bits=2, seed=0)", "LEAD (bits=2, seed=1)", "LEAD (bits=4, seed=0)", "NIDS"]
+    assert labels(runs[:2]) == ["LEAD (seed=0)", "LEAD (seed=1)"]
+    assert labels(runs[1:3]) == ["LEAD (bits=2)", "LEAD (bits=4)"]
     (folders[0] / "config.toml").write_text("not = [toml")
     assert labels([Run.read(folder) for folder in folders[:2]]) == ["LEAD (a)", "LEAD (b)"]
+
+
+def test_what_the_method_is_tells_namesakes_apart_before_how_long_it_ran(write_run, tmp_path):
+    folders = [write_run(tmp_path / name, "LEAD") for name in "ab"]
+    text = (folders[1] / "config.toml").read_text().replace("rounds = 1500", "rounds = 60")
+    (folders[1] / "config.toml").write_text(text.replace('"quantize"', '"qsgd"') + '[data]\nsplit = "iid"\n')
+    assert labels([Run.read(folder) for folder in folders]) == ["LEAD (quantize)", "LEAD (qsgd)"]
+    (folders[1] / "config.toml").write_text(text + '[data]\nsplit = "iid"\n')
+    assert labels([Run.read(folder) for folder in folders]) == ["LEAD (split=default)", "LEAD (split=iid)"]
 
 
 def test_facts_that_are_null_are_missing(write_run, tmp_path):
@@ -135,4 +147,6 @@ def test_facts_that_are_null_are_missing(write_run, tmp_path):
     assert json.loads((folder / "run.json").read_text())["label"] is None
     run = Run.read(folder)
     assert (run.label, run.arcs) == ("lead", 0)
+    assert np.isnan(run.along("bytes")).all()  # of all arcs together they would be taken for those of one
+    run.record["graph"] = {"agents": 1, "edges": 0}
     assert np.isfinite(run.along("bytes")).all()
