@@ -334,13 +334,14 @@ class Job:
                 'compressor = "auto" needs the smoothness of the loss, which is not known for problem '
                 f'"{self.experiment.problem.name}": name one, e.g. compressor = {{ name = "quantize", bits = 8 }}'
             )
-        method, hood, d = self.algorithm, self.hood, self.problem.d
+        method, hood = self.algorithm, self.hood
         oracle = Oracle(self.losses, self.estimator, hood.agents, self.experiment.seed)
         tables = method.compressor.candidates()
         methods = [dataclasses.replace(method, compressor=compressors.build(table)) for table in tables]
-        seconds = auto.seconds_of([m.tuned(facts) for m in methods], hood, oracle, d, method.compressor)
-        rounds = [self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"] for m in methods]
-        found = [auto.Prediction(*each) for each in zip(tables, seconds, rounds, strict=True)]
+        seconds, rounds = auto.measure([m.tuned(facts) for m in methods], hood, oracle, method.compressor, self.experiment.rounds)
+        if not rounds:
+            rounds = [(self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"], False) for m in methods]
+        found = [auto.Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)]
         best = self.ranks.share(lambda: auto.choose(found).table)
         if self.ranks.rank == 0:
             for prediction in found:

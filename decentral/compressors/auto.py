@@ -4,24 +4,29 @@ For each candidate two numbers are found, and the one with the least product is 
 
     seconds a round    rounds of the method itself, on its own problem, ranks and network; where the configuration gives
                        latency or bandwidth, what such a network would add
-    rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold on a stand-in: diagonal quadratics with the run's L, μ, graph
-                       and weights, in process, with the step sizes that the method would use
+    rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold, with the step sizes that the method would use: of the run
+                       itself, two digits from its start, or one, where `PROGRESS` seconds are enough for the first candidate;
+                       else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process
 
-Nothing of this is counted or kept; every candidate starts from the same point as the run.
+Early progress says little: a compressor that is behind after half a digit may be ahead after two. So whole digits are run
+or none, and a candidate stops where it has cost more than another that is done. Nothing of this is counted or kept; every
+candidate starts from the same point as the run.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from decentral.errors import ConfigError, DecentralError
 from decentral.random import Key, Purpose
-from decentral.state import Agents
+from decentral.state import Agents, Array
 
 if TYPE_CHECKING:
     from decentral.algorithms.base import Algorithm
@@ -30,10 +35,14 @@ if TYPE_CHECKING:
     from decentral.graph import Graph, MixingMatrix
     from decentral.neighborhood import Neighborhood
 
-BUDGET = 0.2
-"""Seconds for which the rounds of one candidate are measured, about; at least three rounds a turn."""
-TURNS = 3
-"""Turns in which all candidates are measured."""
+BUDGET, TURNS, WINDOW, START = 0.1, 3, 0.0005, 64
+"""Seconds for which the rounds of one candidate are measured, about, the turns of all candidates, and seconds of a window; at
+least three rounds, and always the first `START` of a run."""
+PROGRESS, SHARE, DIGITS, LEAST = (0.4, 1.0), 0.04, 2, 40
+"""The own problem: seconds for the first candidate, at least and at most, and between these the part of what the run will take; the
+most digits; the rounds for which there must be time."""
+DIVERGED, FAR = 100.0, 1e20
+"""‖∇F(x̄)‖² that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
 """The stand-in: entries of x, rounds, agents beyond which it is skipped, and its largest L/μ."""
 
@@ -72,11 +81,15 @@ class Auto:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a candidate costs: its table, seconds a round, rounds a digit (inf: it does not converge)."""
+    """What a candidate costs: its table, seconds a round, rounds a digit (inf: it does not converge).
+
+    stopped : it had cost more than another before it was there; `rounds` is then less than what it needs
+    """
 
     table: dict[str, Any]
     seconds: float
     rounds: float
+    stopped: bool = False
 
     @property
     def cost(self) -> float:
@@ -86,49 +99,76 @@ class Prediction:
     def __str__(self) -> str:
         name = " ".join(str(v) if k == "name" else f"{k} = {v}" for k, v in self.table.items())
         each = f"{name:20} {self.seconds * 1e3:10.4g} ms a round x {self.rounds:6.3g} rounds a digit = "
-        return each + (f"{self.cost * 1e3:.4g} ms a digit" if np.isfinite(self.cost) else "does not converge")
+        more = "more than " * self.stopped
+        return each + (f"{more}{self.cost * 1e3:.4g} ms a digit" if np.isfinite(self.cost) else "does not converge")
 
 
-def seconds_of(methods: list[Any], hood: Neighborhood, oracle: Oracle, d: int, auto: Auto) -> list[float]:
-    """Seconds a round of each method with its compressor, of the slowest rank. COLLECTIVE. The meters are put back.
+Rounds = list[tuple[float, bool]]
+"""`rounds` and `stopped` of the predictions."""
 
-    Gradients are the same work for all and may be most of it: they are measured once, so that what is left, measured
-    in turns without them, tells the candidates apart on a machine whose speed drifts.
+
+def measure(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, most: int = 1 << 30) -> tuple[list[float], Rounds]:
+    """Seconds a round of each method with its compressor, and its rounds a digit on the run's own problem. COLLECTIVE.
+
+    most : rounds of the run; no more are tried
+    No rounds ([]) where the first method does not make a digit in the time there is. The same on all ranks. What was sent
+    and evaluated is not counted.
     """
     before, evaluations = hood.meters(), oracle.evaluations.copy()
-    x = hood.give(np.zeros((hood.n, d), hood.dtype))
-    same: Any = _Same(oracle(oracle.init(x), x, 0))
-    whole, rest, network = np.inf, np.full(len(methods), np.inf), np.zeros(len(methods))
-    for _ in range(TURNS):
-        whole = min(whole, _window(methods[0], hood, oracle, x)[0])
-        for i, method in enumerate(methods):
-            spent, sent = _window(method, hood, same, x)
-            rest[i] = min(rest[i], spent)
-            network[i] = _network(method, hood, sent, auto)
+    here, network = _seconds(methods, hood, oracle, auto)
+    seconds = (here + network).tolist()
+    patience = float(np.clip(SHARE * most * here[0], *PROGRESS))
+    rounds = _rounds(methods, seconds, hood, oracle, most, patience) if LEAST * here[0] < patience else []
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:
-        hood.forget(method.compressor)  # type: ignore[attr-defined]
-    return (max(0.0, whole - rest[0]) + rest + network).tolist()
+        hood.forget(method.compressor)
+    return seconds, rounds
 
 
-def _window(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents) -> tuple[float, float]:
-    """Seconds a round from the start point x, the faster of two windows after a warm-up; bytes that an own agent sends in one."""
-    state = method.init(x.copy(), hood, oracle)
-    sent, k, count, best = hood.wire_bytes, 0, 1, np.inf
-    for window in range(3):  # the first makes buffers and says how long a round takes
+def _seconds(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto) -> tuple[Array, Array]:
+    """Seconds a round of each method, of the slowest rank, and what the configuration's network adds. COLLECTIVE.
+
+    Gradients are the same work for all and may be most of it: they are timed apart and pooled, so that what is left,
+    measured in turns, tells the candidates apart on a machine whose speed drifts.
+    """
+    x = hood.give(np.zeros((hood.n, oracle.problem.d), hood.dtype))
+    timed = _Timed(oracle, x, hood)
+    gradients, rest, network, used, turn = np.inf, np.full(len(methods), np.inf), np.zeros(len(methods)), 0.0, 0
+    while turn < 2 or (turn < TURNS and used < BUDGET * len(methods)):
+        for i, method in enumerate(methods):
+            windows, sent = _windows(method, hood, timed, x, turn > 0)
+            gradients = min(gradients, *(g for _, g in windows))
+            rest[i] = min(rest[i], *(max(0.0, whole - g) for whole, g in windows))
+            network[i] = _network(method, hood, sent, auto)
+            used += sum(whole for whole, _ in windows)
+        turn += 1
+    return gradients + rest, network
+
+
+def _windows(method: Algorithm, hood: Neighborhood, timed: Any, x: Agents, warm: bool) -> tuple[list[tuple[float, float]], float]:
+    """Seconds of a round from the start point x and of its gradients, in windows; bytes that an own agent sends in one.
+
+    The first round says how long one takes; it makes buffers unless they are there (`warm`).
+    """
+    sent, k, done, count, left = hood.wire_bytes, START, 0, 1, BUDGET / TURNS
+    found: list[tuple[float, float]] = []
+    while not found or left > 0:
+        if k + count > START:  # some methods shrink a scale by the round, and would fail where no run of theirs comes
+            state, k = method.init(x.copy(), hood, timed), 0
         hood.max(np.zeros(1))  # a barrier
-        start = time.perf_counter()
+        timed.spent, start = 0.0, time.perf_counter()
         for _ in range(count):
-            state = method.round(state, k, hood, oracle)
+            state = method.round(state, k, hood, timed)
             k += 1
+        done += count
         hood.take(state.x)  # the work of a device is done when it is here
-        spent = float(hood.max(np.array([(time.perf_counter() - start) / count]))[0])
-        if window == 0:
-            count = int(np.clip(BUDGET / (2 * TURNS) / max(spent, 1e-9), 1, 200))
-        else:
-            best = min(best, spent)
-    return best, (hood.wire_bytes - sent) / k / max(hood.n, 1)
+        whole, gradients = hood.max(np.array([time.perf_counter() - start, timed.spent]) / count).tolist()
+        if done > 1 or (warm and whole > WINDOW):
+            found.append((whole, gradients))
+            left -= whole * count
+        count = int(np.clip(WINDOW / max(whole, 1e-9), 1, START))
+    return found, (hood.wire_bytes - sent) / done / max(hood.n, 1)
 
 
 def _network(method: Algorithm, hood: Neighborhood, sent: float, auto: Auto) -> float:
@@ -136,6 +176,66 @@ def _network(method: Algorithm, hood: Neighborhood, sent: float, auto: Auto) -> 
     bytes_a_round, degree = hood.max(np.array([sent, float(hood.graph.degree[hood.agents].max())]))
     waiting = auto.latency * degree * method.vectors if auto.latency is not None else 0.0
     return float(waiting + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
+
+
+def _rounds(methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, most: int, patience: float) -> Rounds:
+    """Rounds a digit of each method on the own problem; see `measure`. COLLECTIVE."""
+    digits, best, start = DIGITS, np.inf, 0.0
+    found: Rounds = []
+    for method, each in zip(methods, seconds, strict=True):
+        trace: list[tuple[int, float]] = []
+        stopped = False
+        for k, value in _progress(method, hood, oracle, most):
+            trace.append((k, value))
+            if value <= 10.0**-digits or not value < DIVERGED or k >= most:
+                break
+            if stopped := each * k > best:
+                break
+            if not k:
+                start = time.perf_counter()
+            elif not found:
+                spent = float(hood.max(np.array([time.perf_counter() - start]))[0])
+                if spent > patience:
+                    break
+        if not found:
+            digits = min(DIGITS, int(-np.log10(np.clip(min(v for _, v in trace), 1e-300, 1.0))))
+            if digits < 1:
+                return []
+        needed = float(trace[-1][0]) if stopped else _crossing(trace, 10.0**-digits)
+        best = min(best, each * needed)
+        found.append((needed / digits, stopped))
+    return found
+
+
+def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, most: int) -> Iterator[tuple[int, float]]:
+    """k and ‖∇F(x̄)‖² after k rounds, as a part of the first; inf where the iterates are far out. COLLECTIVE.
+
+    The next look is an eighth of the rounds so far away: what grows by the round is seen long before it overflows
+    and a rank fails alone.
+    """
+    problem = oracle.problem
+    state = method.init(hood.give(np.zeros((hood.n, problem.d), hood.dtype)), hood, oracle)
+    agents, first, k, due = hood.graph.n_agents, 0.0, 0, 0
+    while True:
+        if k == due:
+            x = hood.take(state.x)
+            total = hood.sum(np.append(x.sum(axis=0, dtype=np.float64), np.vdot(x, x)))
+            mean = hood.give(np.repeat((total[None, :-1] / agents).astype(hood.dtype), hood.n, axis=0))
+            gradient = hood.sum(hood.take(problem.estimate(mean)).sum(axis=0, dtype=np.float64)) / agents
+            value = float(gradient @ gradient)
+            first = first or value
+            yield k, value / first if first and total[-1] < FAR else np.inf
+            due = min(k + 1 + k // 8, max(most, k + 1))
+        state = method.round(state, k, hood, oracle)
+        k += 1
+
+
+def _crossing(trace: list[tuple[int, float]], level: float) -> float:
+    """Rounds, with a part of a round, after which a trace first is at the level; inf where it is not. log-linear between."""
+    for (k, above), (after, below) in pairwise(trace):
+        if below <= level:
+            return float(k + (after - k) * (np.log(above / level) / np.log(above / max(below, 1e-300))))
+    return np.inf
 
 
 def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatrix) -> float:
@@ -164,20 +264,29 @@ def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatr
     return (len(norms) - 1) / digits if digits > 0.5 else np.inf
 
 
-class _Same:
-    """The oracle of gradients that cost nothing: the same wherever x is."""
+class _Timed:
+    """The oracle of gradients that take the time of real ones, in `spent`, and are the same wherever x is."""
 
-    def __init__(self, gradient: Agents):
-        self.gradient = gradient
+    def __init__(self, oracle: Oracle, x: Agents, hood: Neighborhood):
+        self.oracle, self.hood, self.spent = oracle, hood, 0.0
+        self.gradient = oracle(oracle.init(x), x, 0)
 
-    def init(self, x: Agents) -> None:
-        return None
+    def init(self, x: Agents) -> Any:
+        return self.oracle.init(x)
 
-    def begin(self, memory: None, x: Agents, k: int) -> None:
-        pass
+    def begin(self, memory: Any, x: Agents, k: int) -> None:
+        self._run(x, lambda: self.oracle.begin(memory, x, k))
 
-    def __call__(self, memory: None, x: Agents, k: int, t: int = 0) -> Agents:
+    def __call__(self, memory: Any, x: Agents, k: int, t: int = 0) -> Agents:
+        self._run(x, lambda: self.oracle(memory, x, k, t))
         return self.gradient.copy()
+
+    def _run(self, x: Agents, work: Callable[[], Any]) -> None:
+        self.hood.take(x[:1, :1])  # waits for a device
+        start = time.perf_counter()
+        work()
+        self.hood.take(x[:1, :1])
+        self.spent += time.perf_counter() - start
 
 
 class _StandIn:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import networkx as nx
 import numpy as np
@@ -11,9 +14,14 @@ import pytest
 from cases import facts_of, hood_of, p100
 
 from decentral import algorithms, experiment, runner
+from decentral.algorithms.base import PLAIN
 from decentral.compressors import auto, build
 from decentral.errors import ConfigError
+from decentral.estimators import SAGA, Full, Oracle
 from decentral.experiment import Experiment
+from decentral.graph import Graph, mixing
+from decentral.neighborhood import Neighborhood, place
+from decentral.problems import Quadratic
 
 TABLE = {
     "rounds": 30,
@@ -83,6 +91,113 @@ def test_rounds_grow_where_the_compressor_is_coarse() -> None:
     coarse = algorithms.build({"name": "cold", "compressor": {"name": "top-k", "fraction": 0.01}})
     rounds = [auto.rounds_of(m, facts, hood.graph, hood.mixing) for m in (fine, coarse)]
     assert rounds[1] > 1.5 * rounds[0]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Every agent goes down its own f_i = ‖x − c_i‖²/2 by `fall`: the mean loses 1 − (1 − fall)² of ‖∇F‖² a round."""
+
+    fall: float
+    compressor: Any = PLAIN
+    vectors = 1
+
+    @property
+    def rounds(self) -> float:
+        """Rounds a digit."""
+        return -0.5 / np.log10(abs(1 - self.fall))
+
+    def init(self, x: Any, hood: Neighborhood, oracle: Any) -> Any:
+        return SimpleNamespace(x=x)
+
+    def round(self, s: Any, k: int, hood: Neighborhood, oracle: Any) -> Any:
+        s.x -= self.fall * oracle(None, s.x, k)
+        return s
+
+
+def descents(*falls: float) -> tuple[list[Any], Any, Oracle]:
+    hood = hood_of(nx.cycle_graph(5))
+    problem = Quadratic(np.repeat(np.eye(3)[None], 5, axis=0), np.random.default_rng(0).normal(size=(5, 3)))
+    return [Descent(fall) for fall in falls], hood, Oracle(problem, Full(), hood.agents)
+
+
+@pytest.fixture
+def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine must not make it the stand-in."""
+    monkeypatch.setattr(auto, "PROGRESS", (60.0, 60.0))
+
+
+def test_rounds_are_those_of_the_own_problem() -> None:
+    """0.1 needs 21.9 rounds for two digits, 0.2 10.3: with parts of a round, and between rounds that are looked at."""
+    methods, *rest = descents(0.1, 0.2, 0.05, 2.5)
+    found = auto._rounds(methods, [1.0, 1.0, 0.01, 0.01], *rest, 1000, 60.0)
+    assert [stopped for _, stopped in found] == [False] * 4
+    np.testing.assert_allclose([rounds for rounds, _ in found[:3]], [m.rounds for m in methods[:3]], rtol=1e-6)
+    assert found[3][0] == np.inf  # it diverges
+
+
+def test_what_costs_more_than_another_is_stopped() -> None:
+    methods, *rest = descents(0.2, 0.1, 0.3)
+    (first, _), (rounds, stopped), (last, whole) = auto._rounds(methods, [1.0, 1.0, 1.0], *rest, 1000, 60.0)
+    assert stopped and first < rounds < methods[1].rounds  # no fewer than what shows that it costs more
+    assert "more than" in str(auto.Prediction({"name": "identity"}, 1.0, rounds, stopped))
+    assert last < first and not whole
+
+
+def test_no_more_rounds_than_those_of_the_run() -> None:
+    """0.1 needs 10.9 rounds for a digit, and 21.9 for two. A method whose scale shrinks by the round may fail where no run comes."""
+    for most, digits in ((30, 2), (15, 1), (5, 0)):
+        (method,), hood, oracle = descents(0.1)
+        seen: list[int] = []
+
+        def round(s: Any, k: int, *rest: Any, of: Any = method.round, seen: list[int] = seen) -> Any:
+            seen.append(k)
+            return of(s, k, *rest)
+
+        spied = SimpleNamespace(init=method.init, round=round)
+        assert len(auto._rounds([spied], [1.0], hood, oracle, most, 60.0)) == (digits > 0) and max(seen) < most
+
+
+def test_one_digit_or_the_stand_in_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of a second a look: the 10th look, at round 12, sees one digit, and the 14th, at 22, two."""
+    levels, crossing = [], auto._crossing
+    monkeypatch.setattr(auto, "_crossing", lambda trace, level: levels.append(level) or crossing(trace, level))
+    clock = iter(range(10_000))
+    monkeypatch.setattr(auto.time, "perf_counter", lambda: float(next(clock)))
+    methods, *rest = descents(0.1, 0.2)
+    for seconds, digits in ((16.0, 2), (12.0, 1), (8.0, 0)):
+        levels.clear()
+        found = auto._rounds(methods, [1.0, 1.0], *rest, 1000, seconds)
+        assert levels == ([10.0**-digits] * 2 if digits else [])
+        np.testing.assert_allclose([rounds for rounds, _ in found], [m.rounds for m in methods][: len(found)], rtol=1e-6)
+
+
+def test_the_own_problem_is_left_alone_where_rounds_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auto, "LEAST", np.inf)
+    monkeypatch.setattr(auto, "_rounds", None)
+    seconds, rounds = auto.measure(*descents(0.1, 0.2), auto.Auto(latency=1.0))
+    assert len(seconds) == 2 and min(seconds) > 2.0 and rounds == []
+
+
+@pytest.mark.mpi
+def test_all_ranks_measure_the_same(time_enough: None) -> None:
+    from mpi4py import MPI
+
+    from decentral.neighborhood.mpi import MPINeighborhood
+
+    graph = Graph.from_networkx(nx.cycle_graph(10))
+    hood = MPINeighborhood(graph, mixing(graph), place(10, MPI.COMM_WORLD.size, "block", seed=3), seed=7)
+    problem = p100(own=hood.agents)
+    facts = facts_of(hood_of(nx.cycle_graph(10)), p100(), "saga", 8)
+    oracle = Oracle(problem, SAGA(batch=8), hood.agents, 7)
+    tables = auto.Auto().candidates()
+    methods = [algorithms.build({"name": "lead", "compressor": t}).tuned(facts) for t in tables]
+    seconds, rounds = auto.measure(methods, hood, oracle, auto.Auto(bandwidth=1e4))
+    mine = np.array([*seconds, *(r for r, _ in rounds), *(float(s) for _, s in rounds)])
+    assert len(rounds) == 4 and np.isfinite(mine).all()
+    np.testing.assert_array_equal(hood.max(mine), mine)
+    np.testing.assert_array_equal(hood.max(-mine), -mine)
+    assert hood.wire_bytes == 0 and not oracle.evaluations.any()
+    hood.close()
 
 
 @pytest.mark.parametrize("field", ["latency", "bandwidth"])

@@ -335,7 +335,7 @@ SENTENCES = [
     (["problem.params={hiden=3}"], "failed: TypeError", "hiden"),
     (["problem.loss=crossentropy"], 'problem.loss = "crossentropy"', 'did you mean "cross-entropy"?'),
     (["problem.hidden=3"], 'unknown key in [problem] "hidden"', "model"),
-    (["algorithm.step_size=auto"], 'algorithm.step_size of choco-sgd: "auto" needs', "give a number, e.g. step_size = 0.1"),
+    (["algorithm.step_size=auto"], "algorithm.step_size = nan of choco-sgd: give a positive", '("auto" needs the smoothness'),
     (["algorithm.compressor=auto"], 'compressor = "auto" needs the smoothness', "quantize"),
     (['record.metrics=["error_rate"]', "problem.loss=mse"], 'metric "error_rate" needs a problem with classes', "softmax"),
 ]
