@@ -1,4 +1,4 @@
-"""Blocks of agents on MPI ranks. With mpi_exchange the only module that imports mpi4py.
+"""Blocks of agents on MPI ranks. With mpi_exchange, and bench/exchange beside them, all that imports mpi4py.
 
 One message per neighboring rank and exchange holds the packed rows that this rank needs: an agent's row once however many
 neighbors live there, an arc's row for the agent at its head. How they get there is in `mpi_exchange`.

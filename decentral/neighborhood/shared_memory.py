@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from decentral import kernels
+from decentral.kernels.cores import own_cores, quota
 from decentral.message import Place
 from decentral.neighborhood.pieces import ALIGN, Messages, Peer, Route, move, runs, table
 from decentral.state import Array
@@ -41,13 +42,14 @@ class Machine:
     """
 
     def __init__(self, comm: Any, rank: int, progress: Callable[[], Any]):
-        cores = os.sched_getaffinity(0) if usable() else set()
+        cores = own_cores() if usable() else set()
         every = comm.allgather((rank, os.urandom(8).hex(), sorted(cores)))
         if not all(others for _, _, others in every):
             raise MemoryError
         self.comm, self.ranks, self.progress = comm, [r for r, _, _ in every], progress
         self._token, self._made = every[0][1], 0
-        self.spins = SPINS if sum(bool(cores & set(others)) for _, _, others in every) <= len(cores) else 0
+        beside = sum(bool(cores & set(others)) for _, _, others in every)  # ranks that may run on our cores
+        self.spins = SPINS if beside <= min(len(cores), quota()) else 0
 
     def memory(self, nbytes: int) -> tuple[Array, dict[int, int]]:
         """Two halves (2, bytes) uint8 of zeros that all ranks see, and where in a half each rank's `nbytes` begin. COLLECTIVE.
