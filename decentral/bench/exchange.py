@@ -5,6 +5,7 @@ What is compared, interleaved, the fastest of several windows each:
     transport   `exchange` of packed rows; the same request started bare; fresh Isend/Irecv; pickled send/recv.
                 4 MiB: first the exchange alone, of rows that were made where neighbors read them; then with the
                 time to make them of an array and to read what came into another
+    pieces      a long row, quantized, to ranks as on other machines: encoded, sent and decoded in pieces, against whole
     averaging   the mean over neighbors of a float32 vector; bare: Isend/Irecv and NumPy
     methods     D-PSGD and exact diffusion, logistic regression, d = 100, 1000 samples an agent, full gradients;
                 bare: the same recursion on Isend/Irecv and NumPy
@@ -28,10 +29,14 @@ from decentral.compressors import Quantize
 from decentral.estimators import Full, Oracle
 from decentral.graph import Graph, mixing
 from decentral.message import Message
+from decentral.neighborhood import base
 from decentral.neighborhood.mpi import MPINeighborhood
 from decentral.neighborhood.mpi_exchange import LARGE
 from decentral.problems import Logistic
 from decentral.state import Array
+
+LONG, MOST_RANKS = 10_000_000, 4
+"""Entries of a row that is sent in pieces, and ranks up to which that is measured."""
 
 
 class Bare:
@@ -44,6 +49,13 @@ class Bare:
         requests = [self.comm.Irecv(receive[i], p, 77) for i, p in enumerate(self.peers)]
         requests += [self.comm.Isend(send, p, 77) for p in self.peers]
         MPI.Request.Waitall(requests)
+
+
+def moved(hood: MPINeighborhood, message: Message) -> None:
+    """An exchange of a message that is encoded, and is not decoded."""
+    pending = hood._start((message,))
+    hood._finish(pending)
+    hood._end(pending)
 
 
 def persistent_exchange(hood: MPINeighborhood, send: Array, into: Array, sizes: list[int], starts: list[int]) -> list[Any]:
@@ -98,6 +110,8 @@ def rows(seconds: float) -> list[dict[str, Any]]:
 
     hood = MPINeighborhood(graph, mixing(graph), np.arange(comm.size), comm)
     _transport(hood, seconds, row)
+    if comm.size <= MOST_RANKS:
+        _pieces(comm, graph, seconds, row)
     _averaging(comm, graph, seconds, row)
     _methods(hood, seconds, row)
     _sharing(hood, seconds, row)
@@ -121,12 +135,12 @@ def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) 
         message = hood.to_neighbors(PLAIN, x, 0)
 
         def small(k: int, message: Message = message) -> None:
-            hood._finish(hood._start((message,)))
+            moved(hood, message)
 
         def large(k: int, x: Array = x) -> float:
             message = hood.to_neighbors(PLAIN, x, k)
             start = time.perf_counter()
-            hood._finish(hood._start((message,)))
+            moved(hood, message)
             return time.perf_counter() - start
 
         ours = large if size >= LARGE else small
@@ -151,6 +165,27 @@ def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) 
         row(f"{name}, exchange against pickled send/recv", found["ours"], found["pickled"])
         row(f"{name}, array to array against Isend/Irecv", found["whole"], found["fresh"])
         row(f"{name}, array to array against pickled send/recv", found["whole"], found["pickled"])
+
+
+def _pieces(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., None]) -> None:
+    hood = MPINeighborhood(graph, mixing(graph), np.arange(comm.size), comm, dtype=np.float32, calls="pairs")
+    x = np.random.default_rng(comm.rank).standard_normal((1, LONG), dtype=np.float32)
+    u = np.zeros((len(hood.known), LONG), np.float32)
+
+    def sent(piece: int) -> Callable[[int], None]:
+        q = Quantize(bits=4)  # one for each size of pieces, as an exchange is made for a compressor
+
+        def body(k: int) -> None:
+            base.PIECE = piece
+            hood.exchange(hood.to_neighbors(q, x, k, minus=u), onto=u)
+
+        return body
+
+    usual = base.PIECE
+    found = race(comm, seconds, pieces=sent(usual), whole=sent(1 << 40))
+    base.PIECE = usual
+    row(f"{LONG:,} float32, 4 bits, in pieces against whole", found["pieces"], found["whole"], hood.transport)
+    hood.close()
 
 
 def _averaging(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., None]) -> None:
@@ -289,7 +324,7 @@ def _sharing(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) ->
 
     def both(k: int) -> None:
         work()
-        hood._finish(hood._start((message,)))
+        moved(hood, message)
 
     found = race(comm, seconds, both=both)
     cores = len(os.sched_getaffinity(0))

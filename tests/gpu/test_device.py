@@ -24,6 +24,7 @@ from decentral.experiment import parse
 from decentral.graph import Graph, mixing
 from decentral.kernels import gpu
 from decentral.neighborhood import place
+from decentral.preview import preview
 from decentral.problems import LeastSquares, Logistic, NonconvexLogistic, Quadratic, Softmax, TorchModule
 from decentral.random import Key, Purpose
 from decentral.ranks import Ranks
@@ -440,6 +441,12 @@ def test_a_run(cuda, tmp_path):
     assert other.row["wire_bytes"] == one.row["wire_bytes"] and other.row["gradients"] == one.row["gradients"]
     for metric in ("grad_norm_sq", "consensus", "gap"):
         np.testing.assert_allclose(other.row[metric], one.row[metric], rtol=1e-9, atol=1e-18)
+
+
+def test_a_preview(cuda, tmp_path):
+    """But for the folder."""
+    shown = [preview(experiment(tmp_path, device=d)).splitlines() for d in ("cuda", "cpu")]
+    assert len(shown[0]) > 10 and [a for a, b in zip(*shown, strict=True) if a != b and not a.startswith("folder")] == []
 
 
 @pytest.mark.mpi
