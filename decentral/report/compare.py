@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 DEFAULT_TARGET = {"grad_norm_sq": 1e-10}
+OTHER_METRICS = ("gap", "loss", "error_rate", "consensus")
 HEADINGS = (
     "rounds", "gradients\nper agent", "bytes\nper arc", "bytes\nratio", "modelled\ntime", "seconds", "best",
 )  # fmt: skip
@@ -59,13 +60,26 @@ def parse_target(text: str) -> dict[str, float]:
 
 
 def common_target(runs: Sequence[Run]) -> dict[str, float]:
-    """The target of the runs, the loosest where they differ; DEFAULT_TARGET where there is none."""
+    """The target of the runs, the loosest where they differ.
+
+    Where there is none: DEFAULT_TARGET, or if no run has its metric, what all runs reach of another one that they recorded.
+    """
     targets = [target for run in runs if (target := run.fact("target"))]
-    if not targets:
-        return dict(DEFAULT_TARGET)
-    metrics = [metric for metric in targets[0] if all(metric in target for target in targets)]
+    metrics = [metric for metric in targets[0] if all(metric in target for target in targets)] if targets else []
     loosest = {metric: max(float(target[metric]) for target in targets) for metric in metrics}
-    return loosest or dict(DEFAULT_TARGET)
+    return loosest or _reached_by_all(runs)
+
+
+def _reached_by_all(runs: Sequence[Run]) -> dict[str, float]:
+    for metric in (*DEFAULT_TARGET, *OTHER_METRICS):
+        found = [values[np.isfinite(values) & (values > 0)] for run in runs for values in [run.trace.get(metric, np.empty(0))]]
+        if metric in DEFAULT_TARGET and any(map(len, found)):
+            break
+        if found and all(map(len, found)):
+            level = max(float(values.min()) for values in found)
+            digit = 10.0 ** np.floor(np.log10(level))
+            return {metric: float(f"{np.ceil(level / digit) * digit:.0e}")}  # rounded up to a digit
+    return dict(DEFAULT_TARGET)
 
 
 def table(

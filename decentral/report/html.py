@@ -57,7 +57,7 @@ def page(
         remarks=[(name, *remark) for run, name in zip(runs, names, strict=True) for remark in _remarks(run)],
         cite=_distinct(entry.strip() for run in runs for entry in run.fact("cite", default=[])),
         made=_distinct(run.fact("command", default="") for run in runs),
-        next=_next_commands(runs, rows),
+        next=_next_commands(runs, rows, to),
     )
     return page
 
@@ -144,15 +144,16 @@ def _remarks(run: Run) -> list[tuple[str, str]]:
     return remarks + [("note", str(text)) for text in run.fact("notes", default=[])]
 
 
-def _next_commands(runs: Sequence[Run], rows: Sequence[compare.Row]) -> list[tuple[str, str]]:
+def _next_commands(runs: Sequence[Run], rows: Sequence[compare.Row], to: Mapping[str, float]) -> list[tuple[str, str]]:
     """What to try next, each with the reason to."""
     parents = {run.folder.parent for run in runs}
     together = len(parents) == 1 and len(find_runs(*parents)) == len(runs) > 1  # then the parent says it
     folders = " ".join(shlex.quote(str(p)) for p in (parents if together else [run.folder for run in runs]))
     first = shlex.quote(str(runs[0].folder / "config.toml"))
+    metric, level = next(iter(to.items()))
     commands = [
         ("the same table to another target, cheapest in bytes first",
-         f"decentral compare {folders} --to grad_norm_sq=1e-6 --sort bytes"),
+         f"decentral compare {folders} --to {metric}={3 * level:.1g} --sort bytes"),
         ("this page for a network whose gradients are ten times cheaper",
          f"decentral report {folders} --t-g 0.01 --t-c 1"),
         ("the first run on another graph", f"decentral run {first} --set graph.topology=complete"),

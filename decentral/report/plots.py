@@ -38,6 +38,8 @@ METRICS = {
     "grad_norm_sq": r"$\Vert\nabla F(\bar x)\Vert^2$",
     "consensus": "consensus error",
     "gap": r"$F(\bar x)-F^\star$",
+    "loss": r"$F(\bar x)$",
+    "error_rate": "error rate",
 }
 OVERVIEW = ("rounds", "bytes", "modelled", "seconds")
 SMALLEST, LARGEST = 1e-34, 1e60  # what is drawn: squares of float64 rounding errors end above the first
@@ -155,7 +157,7 @@ def _draw(
     """The curves of one panel, its target, its limits; a handle per run, also for one without a curve."""
     curves = [_curve(run, axis, metric, t_g, t_c) for run in runs]
     level = to.get(metric)
-    right, logarithmic = _extent(runs, curves, to)
+    right, logarithmic = _extent(runs, curves, to, level)
     panel.set_yscale("log")
     if logarithmic:
         panel.set_xscale("log")
@@ -210,15 +212,15 @@ def _curve(run: Run, axis: str, metric: str, t_g: float | None, t_c: float | Non
 
 
 def _extent(
-    runs: Sequence[Run], curves: Sequence[tuple[FloatArray, FloatArray]], to: Mapping[str, float]
+    runs: Sequence[Run], curves: Sequence[tuple[FloatArray, FloatArray]], to: Mapping[str, float], level: float | None
 ) -> tuple[float, bool]:
     """How far to the right a panel goes, and whether that axis is logarithmic.
 
-    It ends a little after the slowest of the methods that reach the target has come down to within a factor
-    of ten of its best: a method that never gets there would otherwise squeeze all others into a corner.
+    It ends a little after the slowest of the methods that reach the target has come down to it and to within a
+    factor of ten of its best: a method that never gets there would otherwise squeeze all others into a corner.
     """
     ends = [
-        float(x[np.argmax(y <= 10 * y.min())])
+        float(x[np.argmax(y <= min(10 * y.min(), max(level or np.inf, y.min())))])
         for run, (x, y) in zip(runs, curves, strict=True)
         if len(y) and run.status not in ("failed", "diverged") and first_row(run, to) is not None
     ]

@@ -101,6 +101,20 @@ def test_the_target_is_the_runs_own_the_loosest_where_they_differ(write_run, tmp
     assert common_target(runs) == TO
 
 
+def test_without_a_target_it_is_what_all_runs_reach_of_what_they_recorded(write_run, tmp_path):
+    runs = [Run.read(write_run(tmp_path / name, edit={"target": None})) for name in "ab"]
+    for run, last in zip(runs, (0.013, 0.0421), strict=True):
+        lost = np.full(run.rows, np.nan)
+        run.trace.update({"grad_norm_sq": lost, "gap": lost, "loss": lost, "error_rate": np.linspace(0.9, last, run.rows)})
+    assert common_target(runs) == {"error_rate": 0.05}
+    runs[1].trace["loss"] = np.ones(runs[1].rows)  # the other has none
+    assert common_target(runs) == {"error_rate": 0.05}
+    runs[0].trace["loss"] = np.full(runs[0].rows, 3.0)
+    assert common_target(runs) == {"loss": 3.0}
+    runs[0].trace["grad_norm_sq"] = np.ones(runs[0].rows)
+    assert common_target(runs) == TO
+
+
 def test_wrong_questions_get_a_sentence(nine):
     runs = read_runs(nine)
     with pytest.raises(ConfigError, match=r'unknown metric "grad_norm".*did you mean "grad_norm_sq"'):
