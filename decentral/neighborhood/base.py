@@ -281,6 +281,7 @@ class Neighborhood:
 
         onto : a reference u for each message, known or arc rows. Then û = u + q comes back in place of q, and the
         reference moves, u ← u + step q; with step = 1 both are one array. See `Message.advance`.
+        After an error (NaN in a row to be sent, say) a neighborhood is of no use any more.
         COLLECTIVE between neighboring ranks.
         """
         return self.finish(self._begin(messages), onto, step)

@@ -199,6 +199,9 @@ class MPINeighborhood(Neighborhood):
             if exchange.large and exchange.shared is not None:
                 for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
                     self._lenders[one] = None if one in self._lenders else (exchange, i)
+        for message, one in zip(messages, form, strict=True):
+            if message.lent and (self._lenders.get(one) or (None,))[0] is not exchange:
+                message.keep()  # who lent the memory may write there while this exchange is under way
         self._number += 1
         copies = () if self.device is None else self._copies(self.device, exchange, messages)
         exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF, copies)
@@ -335,11 +338,12 @@ class Watchdog(threading.Thread):
             if isinstance(what, str):
                 whom = f"the other ranks, {what}. Are they alive, and do they"
             else:
-                if time.monotonic() - what.heard < self.timeout:
+                since = max(since, what.heard)
+                if time.monotonic() - since < self.timeout:
                     continue
                 peer = [*what.missing(), *self.hood.peers][0]
                 arcs = ", ".join(f"{i}→{j}" for i, j in peer.edges[:4]) + (", …" if len(peer.edges) > 4 else "")
-                whom = f"rank {peer.rank}: nothing arrived on arc {arcs}. Is that rank alive, and does it"
+                whom = f"rank {peer.rank}: its message on arc {arcs} has not arrived. Is that rank alive, and does it"
             abort(
                 f"decentral: rank {self.hood.rank} has waited {time.monotonic() - since:.0f} s in round {k} for {whom} "
                 f"run the same rounds? The limit is transport.timeout = {self.timeout:g} s"

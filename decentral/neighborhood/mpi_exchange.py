@@ -322,6 +322,7 @@ class Direct(Arriving):
         self._expected: list[int] = np.bincount([p.message for p in self._gets], minlength=len(messages)).tolist()
         self._left: list[int] = []
         self._here: list[list[Piece]] = []
+        self._held: dict[int, list[Piece]] = {}  # parts that wait for the first of their row, by its number
         self._header = np.zeros(HEADER, np.uint8)
         self._headers: list[MPI.Request] = []
         self._receives: list[MPI.Request] = []
@@ -330,7 +331,7 @@ class Direct(Arriving):
     def start(self, messages: Messages, header: bytes) -> None:
         self._header[:] = np.frombuffer(header, np.uint8)
         self._left = list(self._expected)
-        self._here = [[] for _ in messages]
+        self._here, self._held = [[] for _ in messages], {}
         comm, tag, into = self.comm, self.tag, self.buffer if self.there is None else self.there
         heads = zip(self.peers, self.headers.tolist(), strict=True)
         self._headers = [comm.Irecv([self.buffer[at : at + HEADER], MPI.BYTE], peer.rank, tag) for peer, at in heads]
@@ -340,6 +341,8 @@ class Direct(Arriving):
             payload = messages[piece.message].make(piece.last, piece.part)
             self._sends.append(comm.Isend(piece.of(payload), piece.rank, tag))
             comm.Iprobe()  # lets MPI move what is on its way
+        for message in messages:
+            message.make()  # also the rows that nobody elsewhere needs: what is read first may move the reference of the next
 
     def wait(self, header: bytes) -> int:
         MPI.Request.Waitall(self._headers)
@@ -350,12 +353,15 @@ class Direct(Arriving):
         while here or self._left[index]:
             if not here:
                 for number in MPI.Request.Waitsome(self._receives) or ():
-                    piece = self._gets[number]
-                    self._here[piece.message].append(piece)
+                    piece, first = self._gets[number], number - self._gets[number].part
+                    ready = self._here[piece.message]
+                    if first != number and self._receives[first]:  # it may need the scale, which comes with the first part
+                        ready = self._held.setdefault(first, [])
+                    ready += [piece, *self._held.pop(number, [])]
                     self._left[piece.message] -= 1
-                self.heard = time.monotonic()
             while here:
-                yield from here.pop().blocks
+                self.heard = time.monotonic()  # also while what came is read
+                yield from here.pop(0).blocks
 
     def missing(self, header: bytes) -> list[Peer]:
         late = {piece.rank for piece, request in zip(self._gets, self._receives, strict=False) if request}
@@ -363,7 +369,8 @@ class Direct(Arriving):
 
     def end(self) -> None:
         MPI.Request.Waitall(self._receives)
-        MPI.Request.Waitall(self._sends)
+        while MPI.Request.Waitsome(self._sends):
+            self.heard = time.monotonic()
 
     def free(self) -> None:
         for piece in (*self._gives, *self._gets):
@@ -373,8 +380,8 @@ class Direct(Arriving):
 
 def _pieces(count: int, size: int, parts: list[Part]) -> Iterator[tuple[slice, int, Part | None]]:
     """Of `count` rows of `size` bytes that one rank sends another: (which rows, number of the part in its row, the part)."""
-    height = 1 if parts else max(1, base.PIECE // size)
-    for a in range(0, count, height):
+    height = 1 if parts else max(1, base.PIECE // max(1, size))
+    for a in range(0, count if size else 0, height):
         for number, part in enumerate(parts or [None]):
             yield slice(a, min(a + height, count)), number, part
 

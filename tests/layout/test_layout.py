@@ -9,6 +9,7 @@ import gc
 import time
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import networkx as nx
 import numpy as np
@@ -224,6 +225,98 @@ def test_long_rows_in_pieces(c: dict, graph: str, machines: bool, monkeypatch: p
         x[hood.agents[-1], -1] = np.nan
         hood.exchange(hood.to_neighbors(q, x[hood.agents], 7))
     hood.comm.Barrier()
+    hood.close()
+
+
+@pytest.mark.parametrize("c", [{"name": "quantize", "bits": 4, "block": 0}, {"name": "qsgd"}], ids=lambda c: c["name"])
+def test_a_part_waits_for_the_scale_of_its_row(c: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests complete in any order, here the last first; the scale of a row comes with its first part."""
+    from mpi4py import MPI
+
+    from decentral.compressors.grid import OnGrid
+    from decentral.neighborhood import base, mpi_exchange
+
+    def last_first(requests: list[MPI.Request]) -> list[int] | None:
+        active = [i for i, request in enumerate(requests) if request]
+        if active:
+            requests[active[-1]].Wait()
+        return active[-1:] or None
+
+    late = SimpleNamespace(Waitsome=last_first, Waitall=MPI.Request.Waitall)
+    monkeypatch.setattr(mpi_exchange, "MPI", SimpleNamespace(**vars(MPI) | {"Request": late}))
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    monkeypatch.setattr(base, "PIECE", 1000)
+    decode, seen = OnGrid.decode_into, {}
+
+    def spy(self, payload, out, part=None):
+        if part is not None:
+            seen.setdefault(payload.ctypes.data, []).append(part.begin)
+        decode(self, payload, out, part)
+
+    monkeypatch.setattr(OnGrid, "decode_into", spy)
+    graph, d = GRAPHS["random"], 9000
+    hood, one = mpi_hood(graph, "random", calls="pairs"), hood_of(graph)
+    q, rng = compressor(c), np.random.default_rng(3)
+    for k in range(3):
+        x = rng.normal(size=(one.n, d)) * 10.0**k
+        seen.clear()
+        found = hood.exchange(hood.to_neighbors(q, x[hood.agents], k))
+        assert seen and all(parts[0] == 0 and len(parts) > 2 for parts in seen.values())
+        np.testing.assert_array_equal(found, one.exchange(one.to_neighbors(q, x, k))[hood.known])
+    hood.close()
+
+
+def test_what_is_lent_is_not_written_while_it_is_sent_in_another_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message made in the memory of one form of exchange, on its way in another, while the first is used again."""
+    from mpi4py import MPI
+
+    from decentral.neighborhood import mpi_exchange
+
+    size = MPI.COMM_WORLD.size
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    hood = mpi_hood(nx.complete_graph(size), "block", machines=np.arange(size) // 2)
+    one, d = hood_of(nx.complete_graph(size)), 300_000
+    x, lent = np.random.default_rng(1).normal(size=(8, one.n, d)), 0
+    for k in range(2):  # makes the memory
+        hood.exchange(hood.to_neighbors(PLAIN, x[k][hood.agents], k))
+    for k in range(2, 6, 2):
+        first = hood.to_neighbors(PLAIN, x[k][hood.agents], k)
+        lent += first.lent
+        started = hood.start(first, hood.along_arcs(PLAIN, np.ones((hood.m, 2)), k))  # another form
+        assert not first.lent  # whatever happens to the memory now
+        other = hood.start(hood.to_neighbors(PLAIN, x[k + 1][hood.agents], k))
+        time.sleep(0.05)
+        np.testing.assert_array_equal(hood.finish(started)[0], x[k][hood.known])
+        np.testing.assert_array_equal(hood.finish(other), x[k + 1][hood.known])
+    assert lent or hood.machine is None
+    hood.close()
+
+
+def test_what_is_read_first_may_move_the_reference_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows are encoded before the first of what comes is read, also those that nobody elsewhere needs."""
+    from decentral.neighborhood import mpi_exchange
+
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    graph = nx.path_graph(8)
+    hood, one = mpi_hood(graph, "block", calls="pairs"), hood_of(graph)
+    q, v = compressor(Q3), np.random.default_rng(4).normal(size=(one.n, 50))
+    found = []
+    for where in (one, hood):
+        u, w = np.zeros((len(where.known), 50)), np.zeros((len(where.known), 50))
+        messages = where.to_neighbors(q, v[where.agents], 0, minus=u), where.to_neighbors(q, v[where.agents] / 2, 0, 1, minus=u)
+        found.append(where.exchange(*messages, onto=(u, w)))
+    for whole, part in zip(*found, strict=True):
+        np.testing.assert_array_equal(part, whole[hood.known])
+    hood.close()
+
+
+def test_rows_without_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    from decentral.neighborhood import mpi_exchange
+
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    hood = mpi_hood(GRAPHS["ring"], "block", calls="pairs")
+    empty, full = hood.exchange(*[hood.to_neighbors(PLAIN, np.ones((hood.n, d)), 0) for d in (0, 5)])
+    assert empty.shape == (hood.n + hood.g, 0) and (full == 1).all()
     hood.close()
 
 
