@@ -73,7 +73,7 @@ class Compressor(Protocol):
     def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
         """`advance` with û to rows that are there, (rows, d), u itself where step = 1; of a `part` its columns alone."""
         estimate = self.advance(payload, u, step)
-        if estimate is not out:
+        if step != 1:
             out[...] = estimate
 
     def advance(self, payload: Array, u: Array, step: float) -> Array:

@@ -32,12 +32,11 @@ class Identity(Compressor):
         return [Part(a, b, ((a * size, b * size),)) for a, b in pairwise(ends)] if len(ends) > 2 else []
 
     def encode_into(self, v: Array, key: Key, payload: Array, minus: Array | None = None, part: Part | None = None) -> None:
-        columns = slice(None) if part is None else slice(part.begin, part.end)
-        v, row = v[:, columns], payload.view(v.dtype)[:, columns]
-        if minus is not None:
-            np.subtract(v, minus[:, columns], out=row)
-        if not (copy_finite(v, row, to_send=True) if minus is None else all_finite(row, to_send=True)):
-            refuse_non_finite(v if minus is None else row)
+        if part is not None:
+            v, payload, minus = _slices(part, v, payload, minus)
+        row = payload.view(v.dtype)
+        if not (copy_finite(v, row, to_send=True) if minus is None else all_finite(np.subtract(v, minus, out=row), to_send=True)):
+            refuse_non_finite(row)
 
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         v = x - u
@@ -54,21 +53,16 @@ class Identity(Compressor):
         return v
 
     def decode_into(self, payload: Array, out: Array, part: Part | None = None) -> None:
-        expect(payload, self.nbytes(out.shape[1], out.dtype))
         if part is not None:
-            size = out.itemsize
-            payload, out = payload[:, part.begin * size : part.end * size], out[:, part.begin : part.end]
+            payload, out = _slices(part, payload, out)
+        expect(payload, self.nbytes(out.shape[1], out.dtype))
         if not copy_finite(payload, out):
             raise damaged("NaN or infinite entries")
 
     def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
         if part is not None:
-            size, columns = out.itemsize, slice(part.begin, part.end)
-            payload, u, out = payload[:, part.begin * size : part.end * size], u[:, columns], out[:, columns]
-        q = self.decode(payload, u.shape[1], u.dtype)
-        if step != 1:
-            np.add(u, q, out=out)
-        u += q if step == 1 else step * q
+            payload, u, out = _slices(part, payload, u, out)
+        super().advance_into(payload, u, step, out)
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return d * np.dtype(dtype).itemsize
@@ -81,3 +75,9 @@ class Identity(Compressor):
 
     def delta(self, d: int) -> float:
         return 1.0
+
+
+def _slices(part: Part, *rows: Array | None) -> list[Any]:
+    """The part of rows of numbers (rows, d), or of their bytes (uint8)."""
+    ((begin, end),) = part.where
+    return [None if v is None else v[:, begin:end] if v.dtype == np.uint8 else v[:, part.begin : part.end] for v in rows]

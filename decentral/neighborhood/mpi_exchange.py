@@ -181,7 +181,7 @@ class Exchange:
     @property
     def heard(self) -> float:
         """When something came last, as far as the routes say."""
-        return max(route.heard for route in self.routes)
+        return max((route.heard for route in self.routes), default=0.0)
 
     def mismatch(self, found: bytes) -> str:
         """What is wrong with the message that has this header."""
