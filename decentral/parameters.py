@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 import tomllib
 from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from decentral.errors import ConfigError, nearest, unknown
+from decentral.errors import ConfigError, DecentralError, import_failure, nearest, unknown
 
 T = TypeVar("T")
 
@@ -96,3 +99,24 @@ def _fits(value: Any, hint: Any) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def own_module(module: str, what: str) -> Any:
+    """The module "package.module", or that of a file "path/to/file.py" of the user. ConfigError, which begins with `what`."""
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    try:
+        if not module.endswith(".py"):
+            return import_module(module)
+        if not Path(module).is_file():
+            raise ConfigError(f"{what}: there is no file {module}")
+        spec = spec_from_file_location(f"own {Path(module).stem}", module)
+        assert spec is not None and spec.loader is not None  # it ends with .py
+        found = module_from_spec(spec)
+        sys.modules[found.__name__] = found  # dataclasses look it up
+        spec.loader.exec_module(found)
+        return found
+    except DecentralError:
+        raise
+    except Exception as error:  # of whatever kind someone else's file raises
+        raise ConfigError(f"{what}: cannot import {module} ({import_failure(error, module)})") from None

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import importlib.util
-from pathlib import Path
 from typing import Any
 
-from decentral.errors import ConfigError, DecentralError, import_failure, unknown
+from decentral.errors import ConfigError, unknown
 
 _WHERE = {
     "lt-admm-cc": "lt_admm_cc:LTADMMCC",
@@ -45,21 +43,10 @@ def load(name: str) -> Any:
         return getattr(importlib.import_module(f"decentral.algorithms.{module}"), attribute)
     if ":" not in name.lstrip(":"):
         raise ConfigError(unknown("algorithm", name, NAMES, "decentral list algorithms; your own: \"file.py:Class\""))
+    from decentral.parameters import own_module
+
     module, attribute = name.rsplit(":", 1)
-    try:
-        if module.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module).stem, module)
-            if spec is None or spec.loader is None or not Path(module).is_file():
-                raise ConfigError(f'algorithm.name = "{name}": there is no file {module}')
-            found = importlib.util.module_from_spec(spec)
-            importlib.sys.modules[found.__name__] = found  # type: ignore[attr-defined]  # dataclasses look it up
-            spec.loader.exec_module(found)
-        else:
-            found = importlib.import_module(module)
-    except DecentralError:
-        raise
-    except Exception as error:  # of whatever kind someone else's file raises
-        raise ConfigError(f'algorithm.name = "{name}": cannot import {module} ({import_failure(error, module)})') from None
+    found = own_module(module, f'algorithm.name = "{name}"')
     if not hasattr(found, attribute):
         classes = [n for n, v in vars(found).items() if isinstance(v, type)]
         raise ConfigError(unknown(f"class in {module}", attribute, classes))

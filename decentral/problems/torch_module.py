@@ -17,13 +17,10 @@ This module alone imports torch (and the bench that compares with it), where a p
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -389,20 +386,9 @@ def named(name: str, key: str) -> Callable[..., Any]:
     if not colon:
         known = f"{', '.join(LOSSES)}, " if key == "loss" else ""
         raise ConfigError(f'{what}: give {known}"file.py:function" or "package.module:function"{nearest(name, LOSSES)}')
-    try:
-        if module.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"own {Path(module).stem}", module)
-            if spec is None or spec.loader is None or not Path(module).is_file():
-                raise ConfigError(f"{what}: there is no file {module}")
-            found = importlib.util.module_from_spec(spec)
-            sys.modules[found.__name__] = found  # dataclasses look it up
-            spec.loader.exec_module(found)
-        else:
-            found = importlib.import_module(module)
-    except ConfigError:
-        raise
-    except Exception as error:  # of whatever kind someone else's file raises
-        raise ConfigError(f"{what}: cannot import {module}: {in_words(error)}") from error
+    from decentral.parameters import own_module
+
+    found = own_module(module, what)
     function = getattr(found, attribute, None)
     if not callable(function):
         raise ConfigError(f'{what}: {module} has no function "{attribute}"{nearest(attribute, dir(found))}')

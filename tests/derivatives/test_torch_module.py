@@ -329,7 +329,7 @@ SENTENCES = [
     (["problem.model=my_model.py"], 'problem.model = "my_model.py"', '"file.py:function"'),
     (["problem.model=my_model.py:nett"], 'no function "nett"', 'did you mean "net"?'),
     (["problem.model=none.py:net"], "none.py", "No such file"),
-    (["problem.model=nowhere.models:net"], "cannot import nowhere.models", "ModuleNotFoundError"),
+    (["problem.model=nowhere.models:net"], "cannot import nowhere.models", "No module named"),
     (["problem.model=my_model.py:broken"], "failed: ValueError: no", ""),
     (["problem.model=my_model.py:nothing"], "returned int", "torch.nn.Module"),
     (["problem.params={hiden=3}"], "failed: TypeError", "hiden"),
