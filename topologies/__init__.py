@@ -14,15 +14,13 @@ formulas (`fixed`) are built without networkx.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from decentral.errors import GraphError, import_failure, nearest, unknown
+from decentral.errors import ConfigError, GraphError, nearest, unknown
 from decentral.graph import Graph
+from decentral.parameters import own_module
 from topologies import fixed, from_file, randomized
 
 FAMILIES: dict[str, Callable[..., Any]] = {
@@ -140,19 +138,9 @@ def _function(name: str) -> Callable[..., Any]:
     """The function of "package.module:function", "package.module.function" or "path/to/file.py:function"."""
     module, _, attribute = name.rpartition(":" if ":" in name else ".")
     try:
-        if module.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(module).stem, module)
-            if spec is None or spec.loader is None or not Path(module).is_file():
-                raise GraphError(f'topology "{name}": there is no file {module}')
-            found = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(found)
-        else:
-            found = importlib.import_module(module)
-    except GraphError:
-        raise
-    except Exception as error:  # of whatever kind someone else's file raises
-        why = import_failure(error, module)
-        raise GraphError(f'topology "{name}": cannot import {module} ({why}){nearest(module, FAMILIES)}') from None
+        found = own_module(module, f'topology "{name}"')
+    except ConfigError as error:
+        raise GraphError(f"{error}{nearest(module, FAMILIES)}") from None
     function = getattr(found, attribute, None)
     if not callable(function):
         raise GraphError(

@@ -5,7 +5,7 @@ For each candidate two numbers are found, and the one with the least product is 
     seconds a round    rounds of the method itself, on its own problem, ranks and network; where the configuration gives
                        latency or bandwidth, what such a network would add
     rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold, with the step sizes that the method would use: of the run
-                       itself, two digits from its start, or one, where `PROGRESS` seconds are enough for the first candidate;
+                       itself, two digits from its start, or one, where `PATIENCE` seconds are enough for the first candidate;
                        else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process
 
 Early progress says little: a compressor that is behind after half a digit may be ahead after two. So whole digits are run
@@ -38,9 +38,8 @@ if TYPE_CHECKING:
 BUDGET, TURNS, WINDOW, START = 0.1, 3, 0.0005, 64
 """Seconds for which the rounds of one candidate are measured, about, the turns of all candidates, and seconds of a window; at
 least three rounds, and always the first `START` of a run."""
-PROGRESS, SHARE, DIGITS, LEAST = (0.4, 1.0), 0.04, 2, 40
-"""The own problem: seconds for the first candidate, at least and at most, and between these the part of what the run will take; the
-most digits; the rounds for which there must be time."""
+PATIENCE, DIGITS, LEAST = 0.3, 2, 10
+"""The own problem: seconds for the first candidate, the most digits, and the rounds for which there must be time."""
 DIVERGED, FAR = 100.0, 1e20
 """‖∇F(x̄)‖² that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
@@ -117,8 +116,7 @@ def measure(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, 
     before, evaluations = hood.meters(), oracle.evaluations.copy()
     here, network = _seconds(methods, hood, oracle, auto)
     seconds = (here + network).tolist()
-    patience = float(np.clip(SHARE * most * here[0], *PROGRESS))
-    rounds = _rounds(methods, seconds, hood, oracle, most, patience) if LEAST * here[0] < patience else []
+    rounds = _rounds(methods, seconds, hood, oracle, most, PATIENCE) if LEAST * here[0] < PATIENCE else []
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:

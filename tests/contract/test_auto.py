@@ -123,7 +123,7 @@ def descents(*falls: float) -> tuple[list[Any], Any, Oracle]:
 @pytest.fixture
 def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine must not make it the stand-in."""
-    monkeypatch.setattr(auto, "PROGRESS", (60.0, 60.0))
+    monkeypatch.setattr(auto, "PATIENCE", 60.0)
 
 
 def test_rounds_are_those_of_the_own_problem() -> None:
