@@ -21,7 +21,7 @@ from decentral.errors import ConfigError, NonFiniteError
 from decentral.kernels import gpu
 from decentral.state import Array
 
-INSTALL = "pip install decentral[gpu]"
+INSTALL = "pip install cupy-cuda12x"
 
 
 def check(name: str) -> None:
