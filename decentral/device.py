@@ -22,6 +22,8 @@ from decentral.kernels import gpu
 from decentral.state import Array
 
 INSTALL = "pip install cupy-cuda12x"
+SEARCHES = 16
+"""Streams of top-k whose last thresholds are kept."""
 
 
 def check(name: str) -> None:
@@ -71,6 +73,7 @@ class Device:
         self.round = self.refused_of = 0
         self._refused: dict[int, Any] = {}  # by the rows of an array: (rows,) int32, 1 for a row that must not be sent
         self._damaged: dict[int, Any] = {}  # and for a row of bytes that no encoder makes
+        self._searches: dict[tuple[Any, ...], Any] = {}  # of top-k, by the form of a call; the one used last is the last
 
     def __str__(self) -> str:
         return f"cuda:{self.number} ({self.name})"
@@ -144,8 +147,17 @@ class Device:
     def sign_encode(self, v: Array, *rest: Any) -> None:
         self._refusing(v, gpu.sign_encode, v, *rest)
 
-    def top_k(self, v: Array, *rest: Any) -> None:
-        self._refusing(v, gpu.top_k, v, *rest)
+    def top_k(
+        self, v: Array, minus: Array | None, payload: Array, start: int, k: int, low: int, values: Array | None, stream: int
+    ) -> None:
+        form = stream, v.shape, v.dtype.char, k, minus is None
+        search = self._searches.pop(form, None)
+        if search is None:
+            search = gpu.cupy().zeros((len(v), gpu.SEARCH), np.int64)
+        self._searches[form] = search
+        if len(self._searches) > SEARCHES:
+            del self._searches[next(iter(self._searches))]
+        self._refusing(v, gpu.top_k, v, minus, payload, start, k, low, values, search)
 
     def quantize_decode(self, payload: Array, *rest: Any) -> bool:
         return self._noting(gpu.quantize_decode, payload, *rest)

@@ -188,17 +188,21 @@ def largest(v: Array, k: int) -> Array:
     return np.nonzero(keep)[1].reshape(len(v), k)
 
 
-def write_largest(v: Array, minus: Array | None, places: Places, payload: Array, values: Array | None = None) -> None:
+def write_largest(
+    v: Array, minus: Array | None, places: Places, payload: Array, values: Array | None = None, stream: int = 0
+) -> None:
     """Into payload (rows, bytes): its rows end with the places of the k largest magnitudes of v, or v − minus (rows, d).
 
-    Their values go to `values` (rows, k), or where it is None before the places.
+    Their values go to `values` (rows, k), or where it is None before the places. On a device, a call begins where the last one
+    of the same stream ended.
     Raises NonFiniteError with the rows that hold NaN or infinity.
     """
     start = payload.shape[1] - places.nbytes
     on, _ = places.kernels_of(v)
     if on is not None:
         u = minus if minus is None or minus.flags.c_contiguous else minus.copy()
-        bad = on.top_k(v if v.flags.c_contiguous else v.copy(), u, payload, start, places.k, places.low, values)
+        call = v if v.flags.c_contiguous else v.copy(), u, payload, start, places.k, places.low, values
+        bad = on.top_k(*call) if on is kernels.sparse else on.top_k(*call, stream)
         if bad is not None:
             raise NonFiniteError(bad)
         return
@@ -243,7 +247,7 @@ class TopK(Largest):
         d = v.shape[1]
         _, empty = kernels.of(v)
         payload: Array = empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
-        write_largest(v, minus, self.places(d), payload)
+        write_largest(v, minus, self.places(d), payload, stream=key.purpose)
         return payload
 
     def _read(self, payload: Array, d: int, dtype: Any) -> tuple[Array, Array]:
@@ -278,7 +282,7 @@ class TopKQuantize(Largest):
         _, empty = kernels.of(v)
         payload: Array = empty((len(v), self.nbytes(d, v.dtype)), np.uint8)
         values: Array = empty((len(v), self.kept(d)), v.dtype)
-        write_largest(v, minus, self.places(d), payload, values)
+        write_largest(v, minus, self.places(d), payload, values, key.purpose)
         payload[:, : self.quantize.nbytes(self.kept(d), v.dtype)] = self.quantize.encode(values, key)
         return payload
 

@@ -23,7 +23,7 @@ LANES, TILE, WARPS, THREADS = 32, 1024, 8, 256
 LARGEST, TWO_NORM, HALF_LARGEST, MEAN, GIVEN = range(5)
 PLAIN, DIFFERENCE, FEEDBACK = range(3)
 DIGIT, BINS, SAMPLES, SCANNERS = 11, 2048, 32 * 256, 1024
-SEARCH = 3  # 64-bit numbers of a `Search`
+SEARCH = 6  # 64-bit numbers of a `Search`
 FILES = (
     *("tile.cuh", "random.cu", "sums.cu", "scales.cu", "sign.cu", "quantize.cu"),
     *("absolute.cu", "places.cu", "sample.cu", "top_k.cu"),
@@ -398,12 +398,16 @@ def top_k(
     k: int,
     low: int,
     values: Array | None,
+    search: Array | None = None,
     bad: Array | None = None,
 ) -> list[int] | None:
     """The k entries of largest magnitude of each row of v (rows, d), or of v − minus, ties to the smallest place, in order.
 
     Their places go to payload[:, start:], coded as `Places` with this `low`; their values to `values` (rows, k), or where it
     is None to payload[:, :start]. Returns the rows that hold NaN or infinity, or None.
+
+    search (rows, SEARCH) int64, zeros at first: what the last call of such rows found, for the next one to be faster. It
+    changes no result. Not in C.
     """
     rows, d = _rows_of(v, minus)
     _require(1 <= k <= d < 1 << 35, "k or d")
@@ -414,21 +418,23 @@ def top_k(
     else:
         _take("values", values, v.dtype.char, rows, k)
         kept = values
+    if search is None or d <= SAMPLES:
+        search = cupy().zeros((rows, SEARCH), np.int64)
+    _take("search", search, INTEGERS, rows, SEARCH)
     places, marks = cupy().empty((rows, k), np.int64), _rows_bad(bad, rows)
-    _select(v, minus, kept, places, marks)
+    _select(v, minus, kept, places, search, marks)
     if values is None:
         payload[:, :start] = kept.view(np.uint8)
     _pack_places(places, d, low, payload, start)
     return _list(marks) if bad is None else None
 
 
-def _select(v: Array, u: Array | None, values: Array, places: Array, bad: Array) -> None:
+def _select(v: Array, u: Array | None, values: Array, places: Array, search: Array, bad: Array) -> None:
     """`top_k` up to its values and places (rows, k)."""
     (rows, d), k = v.shape, places.shape[1]
     cp, real = cupy(), REALS[v.dtype.char]
     tiles, sampled = _ceil(d, TILE), min(d, SAMPLES)
     rank, capacity = _sample_plan(d, k)
-    search = cp.zeros((rows, SEARCH), np.int64)
     above, ties = cp.empty((2, rows, tiles), np.uint32)
     before = cp.empty((2, rows, tiles), np.int64)
     slots = cp.empty((rows, tiles, capacity), v.dtype), cp.empty((rows, tiles, capacity), np.uint16)
@@ -437,7 +443,7 @@ def _select(v: Array, u: Array | None, values: Array, places: Array, bad: Array)
 
     _launch(f"top_k_sample<{real}>", rows, v, u, search, width, np.int64(rank))
     _launch(f"top_k_filter<{real}>", warps, v, u, search, *slots, above, ties, n, width, room, bad)
-    scan = np.int64(tiles), np.int64(k)
+    scan = np.int64(tiles), np.int64(k), np.int64(3 * tiles * capacity // 4)
     _launch("top_k_scan", rows, search, above, ties, *before, *scan, np.int32(1), threads=SCANNERS)
     if sampled < d:  # else the sample was the row, and every search is settled
         bins, kept = cp.zeros((rows, BINS), np.uint32), cp.empty((2, rows, tiles), np.uint32)

@@ -646,8 +646,11 @@ static void NAME(guess)(NAME(Row) r, int64_t d, int64_t k, REAL *sample, BITS *l
     *hi = high_rank >= 1 ? NAME(bisect)(sample, size, high_rank, *lo, INFINITE, 0, &ties) + 1 : INFINITE;
 }
 
-/* The same for certain, by a histogram of the leading digits, and of further ones while many entries share them. */
-static void NAME(search)(NAME(Row) r, int64_t d, int64_t k, BITS *lo, BITS *hi) {
+/* The same for certain, by a histogram of the leading digits, and of further ones while many entries share them. Returns
+ * how many are at least lo. */
+static int64_t NAME(search)(NAME(Row) r, int64_t d, int64_t k, BITS *lo, BITS *hi) {
+    const int64_t wanted = k;
+    int64_t kept = d;
     *lo = 0;
     for (int shift = 8 * (int)sizeof(REAL) - 1, next; shift > 0; shift = next) {
         next = shift > 11 ? shift - 11 : 0;
@@ -665,8 +668,10 @@ static void NAME(search)(NAME(Row) r, int64_t d, int64_t k, BITS *lo, BITS *hi) 
         while (counts[digit] < k) k -= counts[digit--];
         *lo += (BITS)digit << next;
         *hi = *lo + ((BITS)1 << next);
+        kept = wanted - k + counts[digit];
         if (counts[digit] <= d / 16) break;
     }
+    return kept;
 }
 
 /* The largest magnitude; counts how many are above t, and how many are t. n is at most STRETCH. */
@@ -760,8 +765,8 @@ static int NAME(select)(NAME(Row) r, int64_t d, int64_t k, Scratch *s) {
     for (int certain = 0; certain < 2; certain++) {
         if (!certain) NAME(guess)(r, d, k, s->spare, &lo, &hi);
         else {
-            NAME(search)(r, d, k, &lo, &hi);
-            if (hi - lo > 1 && !reserve(s, d + STRETCH + OVERHANG, sizeof(REAL))) return -1;
+            const int64_t kept = NAME(search)(r, d, k, &lo, &hi);
+            if (hi - lo > 1 && !reserve(s, kept + 2 * threads * (STRETCH + OVERHANG), sizeof(REAL))) return -1;
         }
         REAL *values = s->values;
         const int64_t m = hi - lo > 1 ? NAME(filter)(r, d, lo, s) : -1;

@@ -41,8 +41,8 @@ def test_top_k_wire(backend, key_of):
     assert TopK(fraction=0.1).nbytes(10**6, np.float32) == 465_625
 
 
-def test_places_that_no_encoder_writes_are_refused(backend):
-    good = TopK(k=2).encode(np.array([[0.0, -5.0, 1.0, 5.0, 0.0]]), None)
+def test_places_that_no_encoder_writes_are_refused(backend, key_of):
+    good = TopK(k=2).encode(np.array([[0.0, -5.0, 1.0, 5.0, 0.0]]), key_of(1))
     for places in (0, 1 << 3, 1 | 1 << 2 | 1 << 4):
         bad = good.copy()
         bad[0, 16] = places

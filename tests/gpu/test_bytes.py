@@ -2,7 +2,9 @@
 
 import copy
 import itertools
+import math
 import mmap
+import sys
 
 import numpy as np
 import pytest
@@ -366,14 +368,14 @@ def largest(v, k):
 
 
 @pytest.fixture
-def states(monkeypatch, device):
-    """What became of each search of a sampled row."""
+def states(monkeypatch):
+    """What became of each search of a row."""
     seen, launch = [], gpu._launch
 
     def watch(name, blocks, *args, **options):
         launch(name, blocks, *args, **options)
         if name == "top_k_scan" and args[-1] == 1:
-            seen.extend(device.take(args[0])[:, 2].tolist())
+            seen.extend(gpu.cupy().asnumpy(args[0])[:, 2].tolist())
 
     monkeypatch.setattr(gpu, "_launch", watch)
     return seen
@@ -481,6 +483,128 @@ def test_top_k_of_rows_in_different_states(device, dtype, states):
     np.testing.assert_array_equal(device.take(payload)[2, 3:], code.pack(largest(v[[2]], 5))[0])
 
 
+LAST, FIT, PAUSE = 3, 4, 64  # columns of a search; the last one is the pause
+
+
+def rows_that_change(dtype, d, calls):
+    """Rows (10, d) of each call, whose next thresholds are told by the last ones in different ways."""
+    rng = np.random.default_rng(d)
+    slow, shrinking = rng.standard_normal((2, d))
+    for i in range(calls):
+        slow = 0.97 * slow + 0.05 * rng.standard_normal(d)
+        fresh = rng.standard_normal(d)
+        v = np.stack(
+            [
+                slow,
+                shrinking * 0.5**i,
+                shrinking * 0.8**i,
+                fresh * (0 if i in (3, 4) else 1),  # collapses to zeros
+                np.full(d, 1.5 - i / 8) if i >= 3 else fresh,  # becomes constant
+                fresh * (1e6 if i >= 4 else 1),
+                fresh * (1e-6 if i >= 4 else 1),
+                np.where((np.arange(d) == 77) & (i == 3), np.nan, fresh),
+                np.full(d, np.nan) if i in (3, 4) else fresh,
+                np.full(d, np.nan) if i == 1 else fresh,
+            ]
+        )
+        yield v.astype(dtype)
+
+
+def with_search(device, v, u, k, search):
+    """Values and code of top-k as bytes, and the bad rows, which have none."""
+    code, values = places_of(v.shape[1], k), device.give(np.zeros((len(v), k), v.dtype))
+    payload = device.give(np.zeros((len(v), code.nbytes), np.uint8))
+    bad = gpu.top_k(device.give(v), u, payload, 0, k, code.low, values, search)
+    return np.concatenate((device.take(values).view(np.uint8), device.take(payload)), axis=1), bad or []
+
+
+def by_numpy(v, k):
+    at = largest(v, k)
+    return np.concatenate((np.take_along_axis(v, at, axis=1).view(np.uint8), places_of(v.shape[1], k).pack(at)), axis=1)
+
+
+def threshold(v, k):
+    return np.sort(np.abs(v))[:, -k].view(np.uint32 if v.dtype == np.float32 else np.uint64).astype(np.int64)
+
+
+@pytest.fixture
+def guesses(monkeypatch):
+    """Of each call the rows whose threshold was guessed, and the searches with which the filter began."""
+    seen, launch = [], gpu._launch
+
+    def watch(name, blocks, *args, **options):
+        launch(name, blocks, *args, **options)
+        if name.startswith("top_k_sample"):
+            search = gpu.cupy().asnumpy(args[2])
+            seen.append((np.flatnonzero(search[:, -1] == PAUSE).tolist(), search.copy()))
+
+    monkeypatch.setattr(gpu, "_launch", watch)
+    return seen
+
+
+def test_thresholds_of_the_last_call_change_no_byte(device, dtype, states, guesses):
+    d, k = 9000, 300
+    search = device.give(np.zeros((10, gpu.SEARCH), np.int64))
+    for v in rows_that_change(dtype, d, calls=8):
+        bytes_, bad = with_search(device, v, None, k, search)
+        assert bad == np.flatnonzero(~np.isfinite(v).all(axis=1)).tolist()
+        good = np.setdiff1d(np.arange(10), bad)
+        np.testing.assert_array_equal(bytes_[good], by_numpy(v[good], k))
+        np.testing.assert_array_equal(device.take(search)[good, 0], threshold(v[good], k))
+    assert [rows for rows, _ in guesses] == [
+        *([], []),  # two thresholds make a guess
+        *([0, 1, 2, 3, 4, 5, 6, 7, 8], [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),  # the last fails for 3, and lets too much pass of 4 and 8
+        [0, 1, 2, 5, 6, 7, 9],  # and this one for 5 and 6
+        *([0, 1, 2, 7, 9], [0, 1, 2, 7, 9], [0, 1, 2, 7, 9]),
+    ]
+
+
+def test_a_guess_follows_the_last_thresholds(device, dtype, guesses):
+    """Part of what they lead to; where it fails, the row is sampled for a while."""
+    d, k = 9000, 300
+    rng = np.random.default_rng(0)
+    v, search = rng.standard_normal((1, d)).astype(dtype), device.give(np.zeros((1, gpu.SEARCH), np.int64))
+    factors = [1, 0.95, 0.9, 0.91, *[1e-3] * (PAUSE + 3)]
+    t = [threshold(dtype(f) * v, k).view(dtype)[0] for f in factors]
+    for f in factors:
+        assert (with_search(device, dtype(f) * v, None, k, search)[0] == by_numpy(dtype(f) * v, k)).all()
+    for i, (rows, begun) in enumerate(guesses):
+        guessed = 2 <= i <= 4 or i > 4 + PAUSE  # the fifth of them, i = 4, passes nothing
+        assert rows == ([0] if guessed else []), i
+        if guessed:
+            found, part = begun[0, :1].view(dtype)[0], 1 - 2.0 ** -(3 + begun[0, FIT])
+            np.testing.assert_allclose(found, part * t[i - 1] * min(1, t[i - 1] / t[i - 2]), rtol=1e-6)
+
+
+def test_a_guess_moves_nearer_where_much_passes(device, dtype, guesses):
+    """And away where little does: with 400 entries between 0.875 and 0.9375 of the threshold, in turns."""
+    v, search = np.full((1, 9000), 0.01, dtype), device.give(np.zeros((1, gpu.SEARCH), np.int64))
+    v[0, :300], v[0, 300:700] = 1 + np.arange(300) / 300, 0.9
+    v = np.random.default_rng(0).permuted(v, axis=1)
+    for _ in range(7):
+        assert (with_search(device, v, None, 300, search)[0] == by_numpy(v, 300)).all()
+    assert [begun[0, FIT] for _, begun in guesses] == [0, 0, 0, 1, 0, 1, 0]
+    assert [len(rows) for rows, _ in guesses] == [0, 0, 1, 1, 1, 1, 1]
+
+
+def test_a_search_of_other_rows_changes_no_byte(device, dtype):
+    """Of another k, of a difference, of short rows, and numbers that no call leaves."""
+    d, rng = 9000, np.random.default_rng(0)
+    v, u = rng.standard_normal((4, d)).astype(dtype), rng.standard_normal((4, d)).astype(dtype)
+    search = device.give(np.zeros((4, gpu.SEARCH), np.int64))
+    for _ in range(3):
+        short = np.ascontiguousarray(v[:, :8192])
+        assert (with_search(device, short, None, 60, search)[0] == by_numpy(short, 60)).all()
+    for k, minus in ((20, None), (20, u), (2000, None), (20, None), (8990, u), (8990, None), (20, u)):
+        found, _ = with_search(device, v, None if minus is None else device.give(minus), k, search)
+        assert (found == by_numpy(v if minus is None else v - minus, k)).all()
+    for trial in range(6):
+        search = rng.integers(-(2**63), 2**63, (4, gpu.SEARCH)) >> rng.integers(0, 63, (4, gpu.SEARCH))
+        search[:, FIT:] = trial - 2, trial % 2 * 64
+        for _ in range(2):
+            assert (with_search(device, v, None, 300, search := device.give(search))[0] == by_numpy(v, 300)).all()
+
+
 # --- places --------------------------------------------------------------------------------------------------------------
 
 
@@ -563,7 +687,8 @@ def test_sums_in_arc_order(device, dtype, d):
 
 def huge(count, dtype):
     """Zeros that take no memory until they are written."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    flags |= getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
     return np.frombuffer(mmap.mmap(-1, count * np.dtype(dtype).itemsize, flags=flags), dtype)
 
 
@@ -608,6 +733,53 @@ def test_places_beyond_2_to_the_31(emulator, emulate, monkeypatch):
     gpu.sign_encode(v, None, signs, False)
     np.testing.assert_array_equal(signs[0, 4 + start // 8 :], np.packbits(tail >= 0, bitorder="little"))
     assert not signs[0, 4 + start // 8 - 1024 : 4 + start // 8].any()
+
+
+@pytest.mark.parametrize("case", ["rows", "slots", "difference", "reread"])
+def test_top_k_beyond_2_to_the_32(emulator, emulate, monkeypatch, states, case):
+    """Of a row of 3 2^31 + 1029 entries the first block and the last of each kernel, as if no other tiles had large entries.
+
+    Tiles that their slots do not hold, slots whose number is beyond 2^32, a difference, and a threshold that is too high.
+    """
+    emulate(emulator)
+    d, k, start = 3 * 2**31 + 1029, 300, 3 * 2**31
+    plan, launch = gpu._sample_plan, gpu._launch
+    monkeypatch.setattr(emulator, "empty", lambda shape, dtype: huge(math.prod(np.atleast_1d(shape)), dtype).reshape(shape))
+    monkeypatch.setattr(gpu, "_sample_plan", lambda d, k: (plan(d, k)[0], gpu.TILE if case in ("slots", "reread") else plan(d, k)[1]))
+
+    def two_blocks(name, blocks, *args, **options):
+        if name.startswith("top_k_digits"):  # as many blocks as have a tile for each warp
+            blocks, args = -(-d // 8192), (*args[:9], np.int64(-(-d // 8192)), *args[10:])
+        for block in {0, blocks - 1}:
+            monkeypatch.setattr(emulator, "first_block", block)
+            launch(name, block + 1, *args, **options)
+
+    monkeypatch.setattr(gpu, "_launch", two_blocks)
+    rng, v, u = np.random.default_rng(0), huge(d, np.float32).reshape(1, d), huge(d, np.float32).reshape(1, d)
+    v[0, start:], u[0, start:] = rng.standard_normal((2, 1029))
+    v[0, 5], u[0, 5] = 9, 1
+    minus, seen = u if case == "difference" else None, np.append(5, np.arange(start, d))
+    expected = v[:, seen] if minus is None else v[:, seen] - u[:, seen]
+    at, search = largest(expected, k), np.zeros((1, gpu.SEARCH), np.int64)
+    if case == "reread":
+        search[0, [0, LAST]] = np.float32(1e9).view(np.int32)
+    code, values = places_of(d, k), np.zeros((1, k), np.float32)
+    payload = np.zeros((1, code.nbytes), np.uint8)
+    assert gpu.top_k(v, minus, payload, 0, k, code.low, values, search) is None
+    assert same_bits(values, np.take_along_axis(expected, at, axis=1)) and same_bits(payload, code.pack(seen[at]))
+    assert states == [REREAD if case == "reread" else SEARCHING]
+
+    places, bitmap = np.zeros((1, k), np.int64), huge(-(-d // 8), np.uint8).reshape(1, -1)
+    assert gpu.unpack_places(payload, d, code.low, places)
+    np.testing.assert_array_equal(places, seen[at])
+    gpu.pack_places(places, d, -1, bitmap)
+    bits = np.zeros(1032, np.uint8)
+    bits[at[0, 1:] - 1] = 1
+    assert bitmap[0, 0] == 1 << 5 and not bitmap[0, 1:4096].any()
+    np.testing.assert_array_equal(bitmap[0, start // 8 :], np.packbits(bits, bitorder="little"))
+    places[:] = 0
+    assert gpu.unpack_places(bitmap, d, -1, places)
+    np.testing.assert_array_equal(places, seen[at])
 
 
 def test_the_order_of_threads_does_not_matter(emulator, emulate, dtype):

@@ -269,6 +269,29 @@ def test_damaged_bytes_are_raised_with_the_next_rows(cuda, c):
         cuda.fetch()
 
 
+def test_a_stream_of_top_k_begins_where_it_ended(cuda, monkeypatch):
+    """Variables of one form are told apart by their draws' purpose; only so many are remembered."""
+    guessed, launch, rng = [], gpu._launch, np.random.default_rng(0)
+
+    def watch(name, blocks, *args, **options):
+        launch(name, blocks, *args, **options)
+        if name.startswith("top_k_sample"):
+            guessed.append((args[2].host[:, -1] == 64).all())
+
+    monkeypatch.setattr(gpu, "_launch", watch)
+    v, ids = rng.standard_normal((2, 9000)), np.arange(2)
+    codecs = [compressor({"name": name, "k": 300}) for name in ("top-k", "top-k-quantize")]
+    for k in range(4):
+        for c, purpose, scale in zip(codecs, (1, 17), (0.7**k, 1e6), strict=True):
+            key, x = Key(1, purpose, k, ids), scale * v
+            found = c.encode_difference(cuda.give(x), cuda.give(x / 2), Key(1, purpose, k, cuda.give(ids)))
+            assert found.host.tobytes() == c.encode_difference(x, x / 2, key).tobytes()
+    assert guessed == [False] * 4 + [True] * 4
+    for k in range(1, 21):
+        compressor({"name": "top-k", "k": k}).encode(cuda.give(v[:, :50]), key)
+    assert len(cuda._searches) == device.SEARCHES
+
+
 # --- over MPI ------------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,8 @@
 """The compiled sparse and sign kernels against NumPy: the same bytes on whatever row."""
 
+import mmap
+import sys
+
 import numpy as np
 import pytest
 
@@ -93,6 +96,22 @@ def by_numpy(v, k):
     at = largest(v, k)
     values = np.take_along_axis(v, at, axis=1)
     return np.concatenate((values.view(np.uint8), Places(v.shape[1], k).pack(at)), axis=1)
+
+
+@pytest.mark.parametrize("k", [300, 1500])
+def test_the_k_largest_of_2_to_the_31_entries(k):
+    """Zeros but for the last ones, in memory that is not there: k of those, found in the end; or all, and the first zeros."""
+    d, start = 2**31 + 1029, 2**31
+    unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+    memory = mmap.mmap(-1, 4 * d, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)  # a thousand times fewer pages of zeros
+    v = np.frombuffer(memory, np.float32).reshape(1, d)
+    v[0, start:] = np.random.default_rng(0).standard_normal(1029)
+    payload, code = encoded(v, k), Places(d, k)
+    at = np.concatenate((np.arange(max(0, k - 1029)), start + largest(v[:, start:], min(k, 1029))[0]))
+    assert (code.unpack(payload[:, 4 * k :])[0] == at).all()
+    assert payload[0, : 4 * k].tobytes() == v[0, at].tobytes()
 
 
 def test_any_row():

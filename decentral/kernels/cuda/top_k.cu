@@ -1,7 +1,7 @@
 /* The k entries of largest magnitude of every row of v, or of v − u where u is not null, ties to the smallest place,
- * in the order of places: exact, whatever the sample says, and the same on any grid.
+ * in the order of places: exact, whatever sample and guess say, and the same on any grid.
  *
- *   sample    a lower threshold for each row from up to 8192 of its entries (all of a short row: then it is exact)
+ *   sample    a lower threshold for each row: guessed, or from up to 8192 of its entries (all of a short row: then it is exact)
  *   filter    reads v once; the entries of a tile at or above the threshold go to its slots
  *   scan      k entries are above the threshold and some of those at it: settled. Fewer: the slots are of no use
  *   digits, pick   else radix selection among the survivors, 11 bits of the magnitude at a time
@@ -12,19 +12,30 @@
  * tiles of a row whose threshold was too high. A row of constants or mostly zeros settles at once and is read twice.
  * Decisions stay on the device, kernels that are not needed return.
  *
- * Per row: search (rows,). Per tile (rows, tiles): above, ties, what is above the key of the search and equal to it, and
- * above_before, ties_before, their sums over earlier tiles. Slots (rows, tiles, capacity): value, place in the tile.
+ * What methods send changes slowly: where the search of a row's last call is given, no sample is read. With t and s the
+ * thresholds of the last call and of the one before, the guess is (1 − 2^−(3 + fit)) t min(1, t/s), so that rows which shrink
+ * by a factor a call are followed. `fit` moves by one where few more than k entries pass, or so many that slots may not hold
+ * them: error feedback leaves many entries just below t. A guess fails where fewer than k pass (REREAD), or more than three
+ * quarters of the slots hold. Then v is read five times more, or eight with float64; so the row is sampled for PAUSE calls,
+ * and one for which no guess holds loses a tenth of a read a call. Short rows are not guessed.
+ *
+ * Per row: search (rows,), kept from call to call. Per tile (rows, tiles): above, ties, what is above the key of the search and
+ * equal to it, and above_before, ties_before, their sums over earlier tiles. Slots (rows, tiles, capacity): value, place in the
+ * tile.
  */
 #include "tile.cuh"
 #include "places.cu"
 
-enum { DIGIT = 11, BINS = 1 << DIGIT, SAMPLES = 32 * THREADS };
+enum { DIGIT = 11, BINS = 1 << DIGIT, SAMPLES = 32 * THREADS, PAUSE = 64 };
 enum State { SEARCHING = 0, SETTLED = 1, REREAD = 2 }; /* REREAD: searching, but the slots miss entries */
 
-struct Search {
+struct Search { /* zeros before the first call */
     u64 key;  /* of the threshold: its leading digits while searching */
     i64 rank; /* the threshold is the rank-th largest of those that begin with `key`; when settled, ties that are kept */
     i64 state;
+    u64 last;  /* the key of the last call */
+    i64 fit;   /* −2 to 7: how near to the expected threshold a guess is */
+    i64 pause; /* calls for which the row is sampled; PAUSE in one that guesses, until the guess has held */
 };
 
 /* bins[bin] += 1 from every lane that has one; many lanes may have the same. */
@@ -63,8 +74,16 @@ INLINE int find_bin(const u32 *bins, i64 *rank) {
     return __shfl_sync(ALL, found, at);
 }
 
-/* search.key = the rank-th largest of `count` entries spread over the row, count = min(d, SAMPLES); 0 for rank = 0.
- * A thread block serves one row. */
+/* Somewhat below the threshold that is likely after `before` and `last`; 0 where they say nothing. */
+template <typename Real> INLINE typename Magnitude<Real>::type guess(u64 before, u64 last, i64 fit) {
+    typedef typename Magnitude<Real>::type Bits;
+    if (!before || !finite((Bits)last)) return 0;
+    const double t = from_magnitude((Bits)last), ratio = t / from_magnitude((Bits)before);
+    return magnitude((Real)((1 - 0.5 / (1 << (fit + 2))) * t * (ratio < 1 ? ratio : 1)));
+}
+
+/* search.key = a guess, or the rank-th largest of `count` entries spread over the row, count = min(d, SAMPLES); 0 for
+ * rank = 0. A thread block serves one row. */
 template <typename Real> KERNEL top_k_sample(const Real *v, const Real *u, Search *search, i64 d, i64 rank) {
     typedef typename Magnitude<Real>::type Bits;
     __shared__ u32 bins[BINS];
@@ -72,6 +91,15 @@ template <typename Real> KERNEL top_k_sample(const Real *v, const Real *u, Searc
     __shared__ u64 prefix;
     const i64 count = d < SAMPLES ? d : SAMPLES;
     const i64 first = blockIdx.x * d;
+    Search &s = search[blockIdx.x];
+    const u64 last = s.key;
+    const Bits guessed = s.pause ? 0 : guess<Real>(s.last, last, s.fit);
+    __syncthreads(); /* all have read */
+    if (threadIdx.x == 0) s.last = last, s.pause = guessed ? PAUSE : s.pause > 0 ? s.pause - 1 : 0;
+    if (guessed) {
+        if (threadIdx.x == 0) s.key = guessed;
+        return;
+    }
     Bits sample[SAMPLES / THREADS];
 #pragma unroll
     for (int i = 0; i < SAMPLES / THREADS; i++) {
@@ -99,7 +127,7 @@ template <typename Real> KERNEL top_k_sample(const Real *v, const Real *u, Searc
         __syncthreads();
         before = shift;
     }
-    if (threadIdx.x == 0) search[blockIdx.x].key = rank ? prefix : 0;
+    if (threadIdx.x == 0) s.key = rank ? prefix : 0;
 }
 
 /* Slots, and counts against search.key. A row with an entry that is not finite is bad. */
@@ -138,10 +166,11 @@ KERNEL top_k_filter(const Real *v, const Real *u, const Search *search, Real *sl
     if (lane == 0) above[t] = larger, ties[t] = survivors - larger;
 }
 
-/* Sums over earlier tiles; with `first` it decides what the counts of the filter mean, else it serves rows that were still
- * searching. A thread block serves a row. */
+/* Sums over earlier tiles; with `first` it decides what the counts of the filter mean, and whether a guess held: k to `room`
+ * entries passed. Else it serves rows that were still searching. A thread block serves a row. */
 __global__ void __launch_bounds__(SCANNERS)
-    top_k_scan(Search *search, const u32 *above, const u32 *ties, i64 *above_before, i64 *ties_before, i64 tiles, i64 k, int first) {
+    top_k_scan(Search *search, const u32 *above, const u32 *ties, i64 *above_before, i64 *ties_before, i64 tiles, i64 k, i64 room,
+               int first) {
     const i64 row = blockIdx.x, at = row * tiles;
     Search &s = search[row];
     if (!first && s.state == SETTLED) return;
@@ -149,6 +178,12 @@ __global__ void __launch_bounds__(SCANNERS)
     const i64 all_ties = sums_before(ties + at, ties_before + at, tiles);
     if (!first || threadIdx.x) return;
     s.state = all_above >= k ? SEARCHING : all_above + all_ties < k ? REREAD : SETTLED;
+    if (s.pause == PAUSE) {
+        const i64 passed = all_above + all_ties, spare = room - k;
+        if (passed >= k && passed <= room) s.pause = 0;
+        if (passed > k + spare / 2 && s.fit < 7) s.fit++;
+        if (passed < k + spare / 8 && s.fit > -2) s.fit--;
+    }
     if (s.state == SETTLED) s.rank = k - all_above;
     else s.rank = k, s.key = 0;
 }
