@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -105,18 +106,31 @@ class Deferred(Message):
     parts : of every row, in their order; none where rows are encoded at once
     minus : the reference of which the difference is sent;  feedback(step) : encodes all and advances it in one pass, or
         returns None and does nothing
+    of : what is encoded; on the CPU it and `minus` cannot be written to until they have been
     """
 
-    __slots__ = ("_encode", "_feedback", "_memory", "_minus", "_part", "_row", "parts")
+    __slots__ = ("_encode", "_feedback", "_held", "_memory", "_minus", "_part", "_row", "parts")
 
     def __init__(
         self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int,
         encode: Callable[[int, int, Part | None], None], parts: list[Part],
-        minus: Array | None = None, feedback: Callable[[float], Array | None] = lambda step: None,
+        minus: Array | None = None, feedback: Callable[[float], Array | None] = lambda step: None, of: Array | None = None,
     ):  # fmt: skip
         self._encode, self.parts, self._minus, self._feedback = encode, parts, minus, feedback
         self._row = self._part = 0  # what comes next
+        self._held = [a for a in (of, minus) if isinstance(a, np.ndarray) and a.flags.writeable]
+        for array in self._held:
+            array.flags.writeable = False
         super().__init__(kind, payload, compressor, d, dtype, round)
+
+    def __del__(self) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        """What is encoded may be written to again."""
+        while self._held:
+            with suppress(ValueError):  # a view, and what it shows is still held by another message
+                self._held.pop().flags.writeable = True
 
     @property
     def payload(self) -> Array:  # type: ignore[override]
@@ -141,13 +155,21 @@ class Deferred(Message):
         if self._row <= row and not self.parts:
             self._encode(self._row, row + 1, None)
             self._row = row + 1
+        if self._row == len(self._memory):
+            self._release()
         return self._memory
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
-        if u is self._minus and self._row == self._part == 0 and (estimate := self._feedback(step)) is not None:
+        self._release()
+        if self._row == self._part == 0 and _same(u, self._minus) and (estimate := self._feedback(step)) is not None:
             self._row = len(self._memory)
-            return estimate
+            return u if step == 1 else estimate
         return super().advance(u, step)
+
+
+def _same(a: Array, b: Array | None) -> bool:
+    """Is b the array a, or on the CPU another view of the same entries?"""
+    return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.__array_interface__ == b.__array_interface__)
 
 
 class Scattered(Message):

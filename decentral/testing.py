@@ -210,7 +210,8 @@ def check_algorithm(algorithm: Any, *, rounds: int = 12, converges_in: int = 400
             try:
                 broken += rule(method, case, converges_in if rule is _progress else rounds)
             except (DecentralError, ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-                broken.append(f"{(rule.__doc__ or '').strip()} It raised {type(error).__name__}: {error}")
+                hint = ": does it change what it is sending?" if "read-only" in str(error) else ""  # see `Deferred`
+                broken.append(f"{(rule.__doc__ or '').strip()} It raised {type(error).__name__}: {error}{hint}")
     if broken:
         raise ContractError(str(name), broken)
 

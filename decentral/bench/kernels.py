@@ -4,10 +4,11 @@
 
 A ratio is a time over that of `numpy.copyto` of the same float32 array in the same run. "stock" is what one would
 write without this project: NumPy for the quantizer (the plain text of the same function), `numpy.argpartition` of the
-magnitudes for top-k, `numpy.packbits` for signs; and, where it is installed, PyTorch on one thread: `torch.topk` of the
-magnitudes, unsorted, and the quantizer in eager operations. What is freed is kept for the next array, as in a run
-(`allocation`). That helps whoever makes large temporaries, as eager PyTorch does: "PyTorch eager" runs in an ordinary
-process beside this one, in turn with the others, as one would meet it; "PyTorch eager, memory kept" in this one.
+magnitudes for top-k, `numpy.packbits` for signs; for the kernel that encodes and advances, the two that do one of it; and,
+where it is installed, PyTorch on one thread: `torch.topk` of the magnitudes, unsorted, and the quantizer in eager
+operations. What is freed is kept for the next array, as in a run (`allocation`). That helps whoever makes large
+temporaries, as eager PyTorch does: "PyTorch eager" runs in an ordinary process beside this one, in turn with the others, as
+one would meet it; "PyTorch eager, memory kept" in this one.
 """
 
 from __future__ import annotations
@@ -84,9 +85,9 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
             row["/ ideal"] = payload / (bits / 8) if payload is not None and bits else float("nan")
             table.append(row)
 
-    def twice(what: str, body: Callable[[], Any]) -> None:
+    def twice(what: str, body: Callable[[], Any], stock: dict[str, Callable[[], Any]] | None = None) -> None:
         if kernels.c is not None and (os.cpu_count() or 1) > 1:
-            add(f"{what}, 2 threads", on_two_threads(body), {})
+            add(f"{what}, 2 threads", on_two_threads(body), stock or {})
 
     def plain(body: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
@@ -122,6 +123,19 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
     twice("error feedback, encode x − u, 4 bits", lambda: q4.encode_difference(x, u, key))
     add("decode and accumulate, 4 bits", lambda: q4.advance(payload, u, 1.0), {"NumPy": plain(lambda: q4.advance(payload, u, 1.0))})
     twice("decode and accumulate, 4 bits", lambda: q4.advance(payload, u, 1.0))
+    one, two, sent = np.zeros((1, n), np.float32), np.zeros((1, n), np.float32), np.empty_like(payload)
+
+    def in_one_kernel() -> bool:
+        return q4.feedback(x, one, key, sent, 1.0, one)
+
+    def in_two_kernels() -> None:
+        q4.encode_into(x, key, sent, minus=two)
+        q4.advance(sent, two, 1.0)
+
+    if in_one_kernel():
+        what = "error feedback in one kernel, 4 bits"
+        add(what, in_one_kernel, {"two kernels": in_two_kernels})
+        twice(what, in_one_kernel, {"two kernels": on_two_threads(in_two_kernels)})
     known, received = np.zeros((ROWS, n), np.float32), np.repeat(payload, ROWS, axis=0)
 
     def whole() -> None:

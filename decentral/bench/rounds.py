@@ -220,14 +220,13 @@ def bench_method(name: str, bits: int = 8) -> tuple[Any, Estimator]:
 
 
 def shares(method: Any, estimator: Any, problem: Logistic, d: int, seconds: float) -> dict[str, str]:
-    """Where the time of a round goes, in percent: gradients, compression, exchange with decoding, the rest."""
+    """Where the time of a round goes, in percent: gradients, messages (encoded, exchanged, decoded), the rest."""
     graph = ring(problem.n)
     hood = InProcess(graph, mixing(graph))
     oracle = Oracle(problem, estimator, hood.agents)
     clock = Clock()
-    clock.wrap(hood, "_encode", "compression")
-    clock.wrap(hood, "start", "exchange")
-    clock.wrap(hood, "finish", "exchange")
+    for verb in ("_encode", "start", "finish"):  # long rows are encoded in the last
+        clock.wrap(hood, verb, "messages")
 
     class Timed:
         init, begin = oracle.init, oracle.begin
@@ -246,5 +245,5 @@ def shares(method: Any, estimator: Any, problem: Logistic, d: int, seconds: floa
         s = method.round(s, k, hood, timed)
         k += 1
     total = time.perf_counter() - start
-    known = {name: clock.seconds.get(name, 0.0) / total for name in ("gradients", "compression", "exchange")}
+    known = {name: clock.seconds.get(name, 0.0) / total for name in ("gradients", "messages")}
     return {**{f"{n} %": f"{100 * v:.0f}" for n, v in known.items()}, "rest %": f"{100 * (1 - sum(known.values())):.0f}"}

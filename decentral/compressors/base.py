@@ -89,7 +89,7 @@ class Compressor(Protocol):
     def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
         """`encode_difference` of x − u to `payload`, and `advance_into` of u by it, in one pass where a kernel does both.
 
-        Else False, and nothing is done.
+        Else False, and nothing is done. Raises NonFiniteError as `encode` does; then u has advanced somewhere, or not.
         """
         return False
 

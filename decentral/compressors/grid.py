@@ -148,12 +148,16 @@ class Grid:
             raise damaged("a scale is out of range")
 
     def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
-        """`Compressor.feedback`, on a device."""
+        """`Compressor.feedback`, where a kernel serves these rows, and x and u have no memory in common."""
         on, _ = kernels.of(x)
-        if not hasattr(on, "quantize_feedback") or not (x.flags.c_contiguous and u.flags.c_contiguous):
+        if on is None or not (x.flags.c_contiguous and u.flags.c_contiguous):
+            return False
+        if isinstance(x, np.ndarray) and np.may_share_memory(x, u):
             return False
         grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
-        on.quantize_feedback(*key.constants, key.ids, x, u, None if step == 1 else out, payload, *grid, step)
+        bad = on.quantize_feedback(*key.constants, key.ids, x, u, None if step == 1 else out, payload, *grid, step)
+        if bad is not None:
+            raise NonFiniteError(bad)
         return True
 
     def _decoded(self, payload: Array, dtype: Any, gain: float, begin: int, end: int) -> Array:

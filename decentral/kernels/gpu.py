@@ -161,7 +161,7 @@ def quantize_feedback(
     eta: float,
     bad: Array | None = None,
 ) -> list[int] | None:
-    """`quantize_encode` of v − u, then `quantize_advance` of u by the payload, in one pass. Not in C.
+    """`quantize_encode` of v − u, then `quantize_advance` of u by the payload, in one pass.
 
     u of a row that is refused is not defined.
     """

@@ -208,13 +208,14 @@ class Neighborhood:
     def to_neighbors(self, compressor: Compressor, v: Agents, k: int, stream: int = 0, minus: Known | None = None) -> Message:
         """One compressed row per own agent, the same for all its neighbors (-> N_i : C(v_i)).
 
-        Long rows may be encoded only when they are sent: leave v and `minus` as they are until then.
+        Leave v and `minus` as they are until it is sent: rows of 64 KiB and more, all together, may be encoded only then, and
+        on the CPU NumPy refuses to write to them.
         minus : known rows u of a reference; what is sent is then the difference, C(v_i − u_i)
         """
         return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self._agent_ids, minus)
 
     def along_arcs(self, compressor: Compressor, v: Arcs, k: int, stream: int = 0, minus: Arcs | None = None) -> Message:
-        """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij))."""
+        """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij)); see `to_neighbors`."""
         return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self._arc_ids, minus)
 
     def _encode(
@@ -242,10 +243,13 @@ class Neighborhood:
             def feedback(step: float) -> Array | None:
                 assert u is not None
                 out = u if step == 1 else np.empty_like(u)
-                return out if compressor.feedback(v, u, key, payload, step, out) else None
+                try:
+                    return out if compressor.feedback(v, u, key, payload, step, out) else None
+                except NonFiniteError as error:
+                    raise self._diverged(kind, error, k) from None
 
             parts = compressor.cut(v.shape[1], v.dtype, PIECE) if self.device is None else []
-            message: Message = Deferred(kind, payload, compressor, v.shape[1], v.dtype, k, encode, parts, minus, feedback)
+            message: Message = Deferred(kind, payload, compressor, v.shape[1], v.dtype, k, encode, parts, minus, feedback, v)
         else:
             try:
                 if place is not None:

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
+LARGE = 1 << 16
+"""Bytes of rows, all together, from which a difference is encoded when it is sent: for less a pass is not worth the wait."""
+
 
 class InProcess(Neighborhood):
     """All agents of a graph as the rows of one block. Same bits as any distribution over ranks."""
@@ -28,9 +31,11 @@ class InProcess(Neighborhood):
         self._reverse = device.give(self._reverse)
 
     def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
-        return minus is not None and self.device is not None  # whose kernels encode and advance in one pass
+        return minus is not None and (self.device is not None or v.nbytes >= LARGE)  # a kernel may encode and advance in one pass
 
     def _start(self, messages: tuple[Message, ...]) -> Any:
+        for message in messages[1:]:
+            message.make()  # it may be made of what the first moves
         return messages
 
     def _finish(self, pending: tuple[Message, ...]) -> list[Message]:

@@ -1,5 +1,7 @@
 """The quantizer's wire to the byte, from both sets of inner loops, and its definition."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,53 @@ def test_backends_agree_to_the_byte(monkeypatch, dtype, key_of, bits, norm, roun
                     m.setattr(kernels, "c", None)
                     np.testing.assert_array_equal(q.encode(v, key_of(7)), payload, err_msg=str((q, d)))
                     assert q.decode(payload, d, dtype).tobytes() == decoded.tobytes()
+
+
+@pytest.mark.skipif(kernels.c is None, reason=kernels.why)
+@pytest.mark.parametrize("rounding", ["dithered", "nearest"])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+@pytest.mark.parametrize("bits", range(1, 17))
+def test_error_feedback_in_one_pass_is_the_composition(dtype, key_of, bits, norm, rounding):
+    """Bytes, û and u to the bit, against NumPy on what is decoded; no byte elsewhere is written."""
+    for d in TAILS if rounding == "dithered" else (33, 3000):
+        x, key = rows_of(d, dtype), key_of(7)
+        u = np.roll(x, 1, axis=0) / 2
+        for symbols, block in itertools.product(("packed", "paper"), (None, 0, 96, 1024, 1536)):
+            q = Quantize(bits, norm, block, symbols, rounding)
+            expected = q.encode(x - u, key)
+            c = q.decode(expected, d, dtype)
+            for step in (1.0, 0.3, -2.0):
+                payload, (moved, out, kept) = np.empty_like(expected), np.stack((u, x, x))
+                assert q.feedback(kept, moved, key, payload, step, out)
+                assert payload.tobytes() == expected.tobytes(), (q, d)
+                assert moved.tobytes() == (u + dtype(step) * c).tobytes(), (q, d)
+                assert out.tobytes() == (x if step == 1 else u + c).tobytes(), (q, d)
+                assert kept.tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize("block", [None, 0, 96])
+@pytest.mark.parametrize("norm", ["inf", "2"])
+def test_error_feedback_names_rows_that_are_not_finite(backend, dtype, key_of, norm, block):
+    x, u = rows_of(3000, dtype)[2:5], np.zeros((3, 3000), dtype)
+    x[1, 2999] = np.nan
+    q = Quantize(4, norm, block)
+    payload = np.zeros((3, q.nbytes(3000, dtype)), np.uint8)
+    if backend == "numpy":
+        assert not q.feedback(x, u, key_of(3), payload, 1.0, u) and not u.any()
+        return
+    with pytest.raises(NonFiniteError) as caught:
+        q.feedback(x, u, key_of(3), payload, 1.0, u)
+    assert caught.value.rows == [1] and u[0].any() and u[2].any()
+    assert block != 0 or not u[1].any()
+
+
+@pytest.mark.skipif(kernels.c is None, reason=kernels.why)
+def test_error_feedback_leaves_rows_that_overlap_to_others(dtype, key_of):
+    rows, q = np.ones((3, 2000), dtype), Quantize(4)
+    payload = np.empty((2, q.nbytes(2000, dtype)), np.uint8)
+    for x, u in ((rows[:2], rows[:2]), (rows[:2], rows[1:]), (rows[:, ::2][:2], np.ones((2, 1000), dtype))):
+        assert not q.feedback(x, u, key_of(2), payload, 1.0, u)
+    assert (rows == 1).all()
 
 
 @pytest.mark.parametrize("d", TAILS)

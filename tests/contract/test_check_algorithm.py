@@ -72,6 +72,17 @@ class Hasty(DPSGD):
         return s
 
 
+class Sly(DPSGD):
+    """The same, by way of a view, which nobody can forbid."""
+
+    def round(self, s: State, k: int, hood: Any, oracle: Any) -> State:
+        view = s.x[:]
+        message = hood.to_neighbors(PLAIN, s.x, k)
+        view -= self.step_size * oracle(s.memory, s.x, k)
+        s.x -= hood.disagreement(hood.exchange(message))
+        return s
+
+
 class Numbered(DPSGD):
     def round(self, s: State, k: int, hood: Any, oracle: Any) -> State:
         s.x *= 1 - 0.01 * hood.agents[:, None] / 10
@@ -137,7 +148,8 @@ class WrongKind(DPSGD):
         (Random, "a second run gives other bits"),
         (Hidden, "kept outside the state"),
         (Peeks, "other bits on 2 blocks"),
-        (Hasty, "or change what it is sending?"),
+        (Hasty, "read-only: does it change what it is sending?"),
+        (Sly, "or change what it is sending?"),
         (Numbered, "how the agents are numbered"),
         (Wide, "float64 in a float32 run"),
         (Silent, "no byte was sent"),

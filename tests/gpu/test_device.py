@@ -547,7 +547,7 @@ def test_devices_that_are_not_there(cuda, monkeypatch):
         raise ImportError("No module named 'cupy'")
 
     monkeypatch.setattr(gpu, "cupy", missing)
-    with pytest.raises(ConfigError, match=r"needs CuPy.*pip install decentral\[gpu\]"):
+    with pytest.raises(ConfigError, match=r"needs CuPy.*pip install cupy"):
         device.choose("cuda")
     monkeypatch.setattr(gpu, "cupy", lambda: SimpleNamespace(cuda=SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: 1 / 0))))
     with pytest.raises(ConfigError, match="no GPU is at hand"):

@@ -51,8 +51,16 @@ def test_the_quantizer(shape, block, dtype):
         q.advance(payload, jumped, 1.0)
         return plain, payload, q.decode(payload, shape[1], dtype), q.advance(payload, moved, 0.3), moved, jumped
 
-    _, payload, decoded, *_ = with_threads(body)
+    def one_pass():
+        (sent, again), moved, jumped, out = np.empty((2, *payload.shape), np.uint8), u.copy(), u.copy(), np.empty_like(u)
+        assert q.feedback(x, moved, key_of(len(x)), sent, 0.3, out) and q.feedback(x, jumped, key_of(len(x)), again, 1.0, jumped)
+        assert again.tobytes() == sent.tobytes()
+        return sent, out, moved, jumped
+
+    _, payload, decoded, *advanced = with_threads(body)
     assert payload.any() and decoded.any()
+    for a, b in zip(with_threads(one_pass), (payload, *advanced), strict=True):
+        assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("block", [None, 0])

@@ -12,6 +12,7 @@ from cases import hood_of
 from decentral import kernels
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
+from decentral.errors import NonFiniteError
 from decentral.graph import Graph, mixing
 from decentral.neighborhood import HEADER, Emulated, Lossy, Traced
 
@@ -86,6 +87,79 @@ def test_error_feedback_is_the_plain_recursion(
     s = rng.normal(size=z.shape)
     expected_own = s + own
     np.testing.assert_array_equal(messages[1].advance(s, step), expected_own)
+
+
+@pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
+def test_long_rows_are_encoded_and_advance_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the first message of an exchange, where the reference is the one of which the difference is sent."""
+    called: list[str] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            made = getattr(compiled, name)
+            return made if not name.startswith("quantize") else lambda *args: (called.append(name[9:]), made(*args))[1]
+
+    compiled, C, rng = kernels.c, compressor({"name": "quantize", "bits": 4}), np.random.default_rng(0)
+    monkeypatch.setattr(kernels, "c", Spy())
+    hood = hood_of(nx.cycle_graph(9))
+    for d in (10, 2000):  # 720 bytes, 144,000 bytes
+        x, u, r = rng.normal(size=(3, hood.n, d))
+        one, two = ["feedback"] if d == 2000 else ["encode", "advance"], ["encode", "advance"]
+        for onto, begun, step, expected in (
+            (u, False, 1.0, one), (u[:], False, 0.5, one), (r, False, 1.0, two), (u, True, 1.0, two)
+        ):  # fmt: skip
+            plain, moved = hood.to_neighbors(C, x - u, 3).decode(), onto.copy()
+            called.clear()
+            q = hood.to_neighbors(C, x, 3, minus=u)
+            found = hood.finish(hood.start(q), onto, step) if begun else hood.exchange(q, onto=onto, step=step)
+            assert called == expected and (found is onto) == (step == 1)
+            np.testing.assert_array_equal(found, moved + plain)
+            np.testing.assert_array_equal(onto, moved + step * plain)
+
+
+def test_what_is_not_encoded_yet_cannot_be_written_to() -> None:
+    """A method that moves x before it is sent would send something else; NumPy refuses, until it is sent, begun or dropped."""
+    hood, C = hood_of(nx.cycle_graph(9)), compressor({"name": "quantize", "bits": 4})
+    x, u = np.random.default_rng(0).normal(size=(2, hood.n, 2000))
+    for use in (lambda q: hood.exchange(q, onto=u), hood.start, lambda q: q.decode(), lambda q: None):
+        q = hood.to_neighbors(C, x, 0, minus=u)
+        for rows in (x, u):
+            with pytest.raises(ValueError, match="read-only"):
+                rows += 1
+        use(q)
+        del q
+        for rows in (x, u):
+            rows += 1
+    view = x[:4]
+    messages = hood.to_neighbors(C, x, 0, minus=u), hood.to_neighbors(C, u, 0, minus=x)
+    view += 1  # this is not seen
+    hood.exchange(*messages, onto=(u, x))
+    for rows in (x, u):
+        rows += 1
+
+
+def test_what_the_first_message_moves_is_not_sent_by_the_next() -> None:
+    """Two messages that share a reference, and one of which the first is a part; a row that is its own reference."""
+    hood, C = hood_of(nx.cycle_graph(9)), compressor({"name": "quantize", "bits": 4})
+    x, u, w = np.random.default_rng(0).normal(size=(3, hood.n, 2000))
+    for v, minus in ((x / 2, u), (u, w)):
+        expected = hood.exchange(hood.to_neighbors(C, x - u, 0), hood.to_neighbors(C, v - minus, 0, 1))
+        start = u.copy(), w.copy()
+        messages = hood.to_neighbors(C, x, 0, minus=u), hood.to_neighbors(C, v, 0, 1, minus=minus)
+        hood.exchange(*messages, onto=(u, w))
+        for a, b, q in zip((u, w), start, expected, strict=True):
+            np.testing.assert_array_equal(a, b + q)
+    start = u.copy()
+    hood.exchange(hood.to_neighbors(C, u, 0, minus=u), onto=u)
+    np.testing.assert_array_equal(u, start)
+
+
+def test_a_long_row_that_is_not_finite_is_named() -> None:
+    hood, C, u = hood_of(nx.cycle_graph(9)), compressor({"name": "quantize", "bits": 4}), np.zeros((9, 2000))
+    x = np.ones((9, 2000))
+    x[4, 7] = np.nan
+    with pytest.raises(NonFiniteError, match="round 6: agent 4 would send NaN"):
+        hood.exchange(hood.to_neighbors(C, x, 6, minus=u), onto=u)
 
 
 @pytest.mark.parametrize("compiled", [True, False])
