@@ -60,7 +60,8 @@ class Message:
     def decode(self) -> Array:
         """(rows, d) what every receiver reads; the same array at each call, not to be written to."""
         if self._decoded is None:
-            self.keep()  # what comes back may be a view
+            if self.lent:
+                self.keep()  # what comes back may be a view
             self._decoded = self.compressor.decode(self.payload, self.d, self.dtype)
         return self._decoded
 

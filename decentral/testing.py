@@ -73,7 +73,7 @@ class Block(Neighborhood):
     def _defers(self, compressor: Any, v: Array, minus: Array | None) -> bool:
         return True  # so that it shows when a method changes what it is about to send
 
-    def _start(self, messages: tuple[Message, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
         return messages, [m.payload for m in messages]
 
     def _finish(self, pending: Any) -> list[Message]:

@@ -54,7 +54,7 @@ class Bare:
 
 def moved(hood: MPINeighborhood, message: Message) -> None:
     """An exchange of a message that is encoded, and is not decoded."""
-    pending = hood._start((message,))
+    pending = hood._start((message,), (message.form,))
     hood._finish(pending)
     hood._end(pending)
 

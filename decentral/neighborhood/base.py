@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
+_form_of, _decoded = attrgetter("form"), methodcaller("decode")
 HEADER = 16
 """Bytes that frame one message between two neighbors in one exchange; counted in `wire_bytes`."""
 PIECE = 1 << 20
@@ -301,7 +303,7 @@ class Neighborhood:
         return started
 
     def _begin(self, messages: tuple[Message, ...]) -> Any:
-        form = tuple([m.form for m in messages])
+        form = tuple(map(_form_of, messages))
         cost = self._costs.get(form)
         if cost is None:
             bits, size = sum(m.ideal_bits for m in messages), HEADER + sum(m.row_bytes for m in messages)
@@ -314,14 +316,14 @@ class Neighborhood:
         self.wire_bytes += cost[0]
         self.ideal_bits += cost[1]
         self.vectors += len(messages)
-        return form, self._start(messages)
+        return form, self._start(messages, form)
 
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
         form, pending = started
         received = self._finish(pending)
         if onto is None:
-            found = tuple(m.decode() for m in received)
+            found = tuple(map(_decoded, received))
         else:
             references = onto if isinstance(onto, tuple) else (onto,)
             found = tuple(m.advance(u, step) for m, u in zip(received, references, strict=True))
@@ -329,7 +331,8 @@ class Neighborhood:
         self._under_way.discard(form)
         return found[0] if len(found) == 1 else found
 
-    def _start(self, messages: tuple[Message, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
+        """Send messages of this form, which is that of each."""
         raise NotImplementedError
 
     def _finish(self, pending: Any) -> list[Message]:

@@ -98,6 +98,7 @@ class MPINeighborhood(Neighborhood):
         self.exchanges: dict[tuple[Any, ...], Exchange] = {}
         self._lenders: dict[tuple[Any, ...], tuple[Exchange, int] | None] = {}
         self._number = self._round = 0
+        self._current: Exchange | str = ""  # in which this rank waits
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
         self._watch.waiting = (time.monotonic(), 0, "to begin")
@@ -130,11 +131,17 @@ class MPINeighborhood(Neighborhood):
             whole.Free()
         try:
             if comm.size > 1:
-                return Machine(comm, self.rank, self.comm.Iprobe)
+                return Machine(comm, self.rank, self._progress)
         except MemoryError:
             pass
         comm.Free()
         return None
+
+    def _progress(self) -> None:
+        """Lets MPI work, while this rank sleeps in an exchange and again."""
+        if self._watch.waiting is None:
+            self._watch.waiting = (time.monotonic(), self._round, self._current)
+        self.comm.Iprobe()
 
     def _choose(self, calls: str) -> tuple[str, float, float]:
         """The faster calls for small messages; measured, the seconds of such an exchange, and of a maximum. COLLECTIVE."""
@@ -188,25 +195,28 @@ class MPINeighborhood(Neighborhood):
         lender = self._lenders.get((kind, id(compressor), v.shape[1], v.dtype)) if self._lenders else None
         return None if lender is None or self.device is not None else lender[0].place(lender[1])
 
-    def _start(self, messages: tuple[Message, ...]) -> Any:
-        form = tuple([m.form for m in messages])
-        exchange = self.exchanges.get(form)
+    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
         self._round = messages[0].round
-        if exchange is None:
-            self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
-            exchange = self.exchanges[form] = Exchange(self, messages)
-            self._watch.waiting = None
-            if exchange.large and exchange.shared is not None:
-                for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
-                    self._lenders[one] = None if one in self._lenders else (exchange, i)
-        for message, one in zip(messages, form, strict=True):
-            if message.lent and (self._lenders.get(one) or (None,))[0] is not exchange:
-                message.keep()  # who lent the memory may write there while this exchange is under way
+        exchange = self.exchanges.get(form) or self._new(messages, form)
+        if self._lenders:
+            for message, one in zip(messages, form, strict=True):
+                if message.lent and (self._lenders.get(one) or (None,))[0] is not exchange:
+                    message.keep()  # who lent the memory may write there while this exchange is under way
         self._number += 1
         copies = () if self.device is None else self._copies(self.device, exchange, messages)
-        exchange.start(messages, messages[0].round, self._number & 0xFFFFFFFF, copies)
+        exchange.start(messages, self._round, self._number & 0xFFFFFFFF, copies)
         self._sent += exchange.nbytes
         return exchange, messages
+
+    def _new(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Exchange:
+        """An exchange of a form that has not been met before. COLLECTIVE."""
+        self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
+        exchange = self.exchanges[form] = Exchange(self, messages)
+        self._watch.waiting = None
+        if exchange.large and exchange.shared is not None:
+            for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
+                self._lenders[one] = None if one in self._lenders else (exchange, i)
+        return exchange
 
     def _copies(self, device: Device, exchange: Exchange, messages: tuple[Message, ...]) -> tuple[Message, ...]:
         """The messages on the CPU, for routes that need them there; long ones are still coming, and can be sent piece by piece.
@@ -231,7 +241,9 @@ class MPINeighborhood(Neighborhood):
 
     def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending
-        self._watch.waiting = (time.monotonic(), self._round, exchange)
+        self._current = exchange
+        if not exchange.alone:
+            self._watch.waiting = (time.monotonic(), self._round, exchange)
         wrong = exchange.wait()
         if wrong is not None:
             self._watch.waiting = None

@@ -14,6 +14,8 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +24,19 @@ from mpi4py import MPI
 from decentral.message import Message, Place, Scattered
 from decentral.neighborhood import base
 from decentral.neighborhood.base import HEADER
-from decentral.neighborhood.pieces import Block, Layout, Messages, Peer, Route, marked, move, runs, table, unlike
+from decentral.neighborhood.pieces import (
+    Block,
+    Layout,
+    Messages,
+    Peer,
+    Route,
+    marked,
+    move,
+    payload_of,
+    runs,
+    table,
+    unlike,
+)
 from decentral.neighborhood.shared_memory import Shared
 from decentral.state import Array
 
@@ -36,6 +50,7 @@ _HEADER = struct.Struct("<HHIII")  # magic, version, digest of what the exchange
 assert _HEADER.size == HEADER
 LARGE = 1 << 16
 """Bytes of the rows of an agent and arc from which they are not copied together, but handed out where they arrive."""
+_bytes_of, _buffer_of = partial(np.empty, dtype=np.uint8), attrgetter("buffer")
 MOST = 1 << 30
 """Bytes that one MPI call takes in a stretch: it counts them in 32 bits."""
 
@@ -83,6 +98,8 @@ class Exchange:
                 self.routes.append(Direct(hood, peers, messages))
             elif not self.large and (peers or calls == "collective"):  # a collective is made by all ranks
                 self.routes.append(Staged(hood, peers, messages, calls))
+        self._order = self.routes[::-1]  # MPI first: it works while what else is to be sent is encoded, and while we wait in it
+        self.alone = self.routes == [self.shared]  # then nobody waits in MPI
         # rows that stay here, for each message: what they are among its rows, and among those that come back
         own = np.arange(hood.n)
         self.here = [runs(own, own) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
@@ -100,7 +117,7 @@ class Exchange:
     def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
         self.pending = True
         self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
-        for route in reversed(self.routes):  # MPI first: what is encoded for it is on its way while the rest is
+        for route in self._order:
             route.start(copies if copies and route.there is None else messages, self.header)
 
     def place(self, index: int) -> Place | None:
@@ -109,7 +126,7 @@ class Exchange:
 
     def wait(self) -> tuple[Peer, bytes] | None:
         wrong = None
-        for route in reversed(self.routes):  # MPI first: it works while we wait in it
+        for route in self._order:
             index = route.wait(self.header)
             if index < len(route.peers):
                 at = int(route.headers[index])
@@ -118,8 +135,9 @@ class Exchange:
 
     def end(self) -> None:
         """What came has been read: complete what is left to do."""
-        for route in self.routes:
-            route.end()
+        if not self.alone:
+            for route in self.routes:
+                route.end()
         self.pending = False
 
     def received(self, messages: Messages) -> list[Message]:
@@ -127,9 +145,9 @@ class Exchange:
         if self.device is not None:
             return self._on_device(self.device, messages)
         if not self.large:
-            rows = [np.empty(shape, np.uint8) for shape in self.shapes]
-            move(self._unpack, (*[r.buffer for r in self.routes], *[m.payload for m in messages]), tuple(rows))
-            return [m.received(payload) for m, payload in zip(messages, rows, strict=True)]
+            rows = tuple(map(_bytes_of, self.shapes))
+            move(self._unpack, (*map(_buffer_of, self.routes), *map(payload_of, messages)), rows)
+            return list(map(Message.received, messages, rows))
         return [Scattered(m, self.shapes[i][0], self._blocks(i, m)) for i, m in enumerate(messages)]
 
     def _blocks(self, index: int, message: Message) -> Iterator[Block]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ Block = tuple[int, Array, Part | None]
 """A row of ours, the payload of the rows from there on, and which part of them it is; None: all of them."""
 NUMBER = slice(HEADER - 4, HEADER)
 """Where a header has the number of its exchange."""
+payload_of = attrgetter("payload")
 ALIGN = 64
 """The part of a rank begins at a multiple of this in a buffer, in bytes."""
 

@@ -21,7 +21,7 @@ import numpy as np
 from decentral import kernels
 from decentral.kernels.cores import own_cores, quota
 from decentral.message import Place
-from decentral.neighborhood.pieces import ALIGN, Messages, Peer, Route, move, runs, table
+from decentral.neighborhood.pieces import ALIGN, Messages, Peer, Route, move, payload_of, runs, table
 from decentral.state import Array
 
 FOLDER = Path("/dev/shm")
@@ -37,7 +37,7 @@ SPARE = 4 << 20
 class Machine:
     """The ranks that share this one's memory. COLLECTIVE over them.
 
-    comm : the communicator of these ranks;  ranks : their numbers among all;  progress : lets MPI work
+    comm : the communicator of these ranks;  ranks : their numbers among all;  progress : lets MPI work, after a nap
     Raises MemoryError on all of them where one cannot share memory, or sleep until it changes.
     """
 
@@ -137,23 +137,24 @@ class Shared(Route):
         return place
 
     def start(self, messages: Messages, header: bytes) -> None:
-        self._turn = 1 - self._turn
-        self.buffer = self._halves[self._turn]
-        payloads = tuple([m.payload for m in messages])
-        for pack, payload, place in zip(self._packs, payloads, self._places[self._turn], strict=False):
-            if payload is not place.rows:
-                place.clear()
-                move(pack, payloads, (self.buffer,))
-        self._was = kernels.wire.post(self._pack, payloads, self.buffer, self._at, header)
+        self._turn = turn = 1 - self._turn
+        self.buffer = buffer = self._halves[turn]
+        payloads = tuple(map(payload_of, messages))
+        if self._packs:
+            for pack, payload, place in zip(self._packs, payloads, self._places[turn], strict=False):
+                if payload is not place.rows:
+                    place.clear()
+                    move(pack, payloads, (buffer,))
+        self._was = kernels.wire.post(self._pack, payloads, buffer, self._at, header)
 
     def wait(self, header: bytes) -> int:
-        nap, found = NAP, None
-        while found is None:
-            found = kernels.wire.wait(self.buffer, self.headers, header, self._was, self._machine.spins, nap)
-            if found is None:
-                self._machine.progress()
-                nap = min(2 * nap, 64 * NAP)
-        return int(found)
+        nap = NAP
+        while True:
+            found: int | None = kernels.wire.wait(self.buffer, self.headers, header, self._was, self._machine.spins, nap)
+            if found is not None:
+                return found
+            self._machine.progress()
+            nap = min(2 * nap, 64 * NAP)
 
     def free(self) -> None:
         self._halves = self.buffer = np.empty(0, np.uint8)

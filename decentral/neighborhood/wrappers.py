@@ -51,11 +51,11 @@ class Traced(InProcess):
         super().__init__(*args, **kwargs)
         self.lines: list[str] = []
 
-    def _start(self, messages: tuple[Message, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
         what = " + ".join(f"{m.kind}:{m.compressor.name}({m.row_bytes} B)" for m in messages)
         for i, j in zip(self.graph.tail, self.graph.head, strict=True):
             self.lines.append(f"round {messages[0].round}: {i}→{j} {what}")
-        return super()._start(messages)
+        return super()._start(messages, form)
 
 
 class Emulated(InProcess):
@@ -68,11 +68,11 @@ class Emulated(InProcess):
         super().__init__(*args, **kwargs)
         self.latency, self.bandwidth = latency, bandwidth
 
-    def _start(self, messages: tuple[Message, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
         most = float(self.degree.max())
         sent = most * (HEADER + sum(m.row_bytes for m in messages))
         wait = most * self.latency + (sent / self.bandwidth if self.bandwidth else 0.0)
-        return time.perf_counter() + wait, super()._start(messages)
+        return time.perf_counter() + wait, super()._start(messages, form)
 
     def _finish(self, pending: Any) -> list[Message]:
         arrival, started = pending
