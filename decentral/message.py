@@ -22,13 +22,16 @@ class Message:
     kind : "agents", one row for all neighbors of an agent, or "arcs", one row for the agent at the head
     payload : (rows, row_bytes) uint8, the bytes that travel; who `lent` the memory may ask for it back, see `keep`
     d, dtype : width and type of the decoded rows
+    round, stream : when it was made, and which of the variables it is of
     """
 
-    __slots__ = ("__weakref__", "_decoded", "compressor", "d", "dtype", "kind", "lent", "payload", "round")
+    __slots__ = ("__weakref__", "_decoded", "compressor", "d", "dtype", "kind", "lent", "payload", "round", "stream")
 
-    def __init__(self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int = 0):
+    def __init__(
+        self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int = 0, stream: int = 0
+    ):
         self.kind, self.payload, self.compressor = kind, payload, compressor
-        self.d, self.dtype, self.round = d, dtype, round
+        self.d, self.dtype, self.round, self.stream = d, dtype, round, stream
         self._decoded: Array | None = None
         self.lent = False
 
@@ -45,7 +48,7 @@ class Message:
     @property
     def form(self) -> tuple[Any, ...]:
         """What makes the bytes of one message be laid out as those of another; valid while its compressor lives."""
-        return self.kind, id(self.compressor), self.d, self.dtype
+        return self.kind, id(self.compressor), self.d, self.dtype, self.stream
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +81,7 @@ class Message:
 
     def received(self, payload: Array) -> Message:
         """The message that came back: the rows of others, in the same form."""
-        return Message(self.kind, payload, self.compressor, self.d, self.dtype, self.round)
+        return Message(self.kind, payload, self.compressor, self.d, self.dtype, self.round, self.stream)
 
 
 class Place:
@@ -113,7 +116,7 @@ class Deferred(Message):
     __slots__ = ("_encode", "_feedback", "_held", "_memory", "_minus", "_part", "_row", "parts")
 
     def __init__(
-        self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int,
+        self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int, stream: int,
         encode: Callable[[int, int, Part | None], None], parts: list[Part],
         minus: Array | None = None, feedback: Callable[[float], Array | None] = lambda step: None, of: Array | None = None,
     ):  # fmt: skip
@@ -122,7 +125,7 @@ class Deferred(Message):
         self._held = [a for a in (of, minus) if isinstance(a, np.ndarray) and a.flags.writeable]
         for array in self._held:
             array.flags.writeable = False
-        super().__init__(kind, payload, compressor, d, dtype, round)
+        super().__init__(kind, payload, compressor, d, dtype, round, stream)
 
     def __del__(self) -> None:
         self._release()
@@ -182,7 +185,7 @@ class Scattered(Message):
     __slots__ = ("blocks", "rows")
 
     def __init__(self, of: Message, rows: int, blocks: Iterable[tuple[int, Array, Part | None]]):
-        super().__init__(of.kind, np.empty((0, of.row_bytes), np.uint8), of.compressor, of.d, of.dtype, of.round)
+        super().__init__(of.kind, np.empty((0, of.row_bytes), np.uint8), of.compressor, of.d, of.dtype, of.round, of.stream)
         self.rows, self.blocks = rows, blocks
 
     def decode(self) -> Array:

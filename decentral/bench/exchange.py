@@ -173,9 +173,7 @@ def _pieces(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., Non
     x = np.random.default_rng(comm.rank).standard_normal((1, LONG), dtype=np.float32)
     u = np.zeros((len(hood.known), LONG), np.float32)
 
-    def sent(piece: int) -> Callable[[int], None]:
-        q = Quantize(bits=4)  # one for each size of pieces, as an exchange is made for a compressor
-
+    def sent(piece: int, q: Quantize) -> Callable[[int], None]:  # a compressor for each size of pieces, as an exchange is made for one
         def body(k: int) -> None:
             base.PIECE = piece
             hood.exchange(hood.to_neighbors(q, x, k, minus=u), onto=u)
@@ -183,7 +181,7 @@ def _pieces(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., Non
         return body
 
     usual = base.PIECE
-    found = race(comm, seconds, pieces=sent(usual), whole=sent(1 << 40))
+    found = race(comm, seconds, pieces=sent(usual, Quantize(bits=4)), whole=sent(1 << 40, Quantize(bits=4, block=512)))
     base.PIECE = usual
     row(f"{LONG:,} float32, 4 bits, in pieces against whole", found["pieces"], found["whole"], hood.transport)
     hood.close()

@@ -135,21 +135,23 @@ def _seconds(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto)
     gradients, rest, network, used, turn = np.inf, np.full(len(methods), np.inf), np.zeros(len(methods)), 0.0, 0
     while turn < 2 or (turn < TURNS and used < BUDGET * len(methods)):
         for i, method in enumerate(methods):
-            windows, sent = _windows(method, hood, timed, x, turn > 0)
+            windows, sent, times = _windows(method, hood, timed, x, turn > 0)
             gradients = min(gradients, *(g for _, g in windows))
             rest[i] = min(rest[i], *(max(0.0, whole - g) for whole, g in windows))
-            network[i] = _network(method, hood, sent, auto)
+            network[i] = _network(hood, sent, times, auto)
             used += sum(whole for whole, _ in windows)
         turn += 1
     return gradients + rest, network
 
 
-def _windows(method: Algorithm, hood: Neighborhood, timed: Any, x: Agents, warm: bool) -> tuple[list[tuple[float, float]], float]:
-    """Seconds of a round from the start point x and of its gradients, in windows; bytes that an own agent sends in one.
+def _windows(
+    method: Algorithm, hood: Neighborhood, timed: Any, x: Agents, warm: bool
+) -> tuple[list[tuple[float, float]], float, float]:
+    """Seconds of a round from the start point x and of its gradients, in windows; bytes that an own agent sends in one; exchanges.
 
     The first round says how long one takes; it makes buffers unless they are there (`warm`).
     """
-    sent, k, done, count, left = hood.wire_bytes, START, 0, 1, BUDGET / TURNS
+    sent, begun, k, done, count, left = hood.wire_bytes, hood.begun, START, 0, 1, BUDGET / TURNS
     found: list[tuple[float, float]] = []
     while not found or left > 0:
         if k + count > START:  # some methods shrink a scale by the round, and would fail where no run of theirs comes
@@ -166,13 +168,13 @@ def _windows(method: Algorithm, hood: Neighborhood, timed: Any, x: Agents, warm:
             found.append((whole, gradients))
             left -= whole * count
         count = int(np.clip(WINDOW / max(whole, 1e-9), 1, START))
-    return found, (hood.wire_bytes - sent) / done / max(hood.n, 1)
+    return found, (hood.wire_bytes - sent) / done / max(hood.n, 1), (hood.begun - begun) / done
 
 
-def _network(method: Algorithm, hood: Neighborhood, sent: float, auto: Auto) -> float:
-    """Seconds that a round spends on the network of the configuration, where it gives one. COLLECTIVE."""
+def _network(hood: Neighborhood, sent: float, times: float, auto: Auto) -> float:
+    """Seconds that a round of so many bytes and exchanges spends on the network of the configuration, where it gives one. COLLECTIVE."""
     bytes_a_round, degree = hood.max(np.array([sent, float(hood.graph.degree[hood.agents].max())]))
-    waiting = auto.latency * degree * method.vectors if auto.latency is not None else 0.0
+    waiting = auto.latency * degree * times if auto.latency is not None else 0.0
     return float(waiting + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
 
 

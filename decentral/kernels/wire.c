@@ -18,7 +18,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { MOST = 24, COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 8 };
+enum { MOST = 128, COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 8 };
 
 typedef struct {
     Py_buffer b[MOST];

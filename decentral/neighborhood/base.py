@@ -16,14 +16,14 @@ known rows, and the disagreement Σ_j w_ij (x_i − x_j) is a function of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from decentral import kernels
-from decentral.errors import NonFiniteError, TransportError
+from decentral.errors import ConfigError, NonFiniteError, TransportError
 from decentral.message import Deferred, Message, Place
 from decentral.random import Key, Purpose
 from decentral.state import Agents, Arcs, Array, Known, blend
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 _form_of, _decoded = attrgetter("form"), methodcaller("decode")
 HEADER = 16
 """Bytes that frame one message between two neighbors in one exchange; counted in `wire_bytes`."""
+STREAMS = 16
+"""Variables of a method whose draws are kept apart."""
+MOST_MESSAGES = 2 * STREAMS
+"""Messages that one exchange takes."""
 PIECE = 1 << 20
 """Bytes of a long row, about, that are encoded, sent and decoded at a time."""
 
@@ -57,6 +61,7 @@ class Neighborhood:
         ideal_bits  the same as the papers count them
         remarks     what the user should know of the transport when the run is over, sentences
         vectors     rows that an agent exchanged with each neighbor so far, the same on all processes
+        begun       exchanges so far
         saturated   entries of own messages that a compressor clipped so far; who reads it waits for a device that counts
     """
 
@@ -93,12 +98,13 @@ class Neighborhood:
         self._slots = self._plan_slots(counts)
         self.wire_bytes = 0
         self.ideal_bits = 0.0
-        self.vectors = 0
+        self.vectors = self.begun = 0
         self._clipped: Any = 0  # on a device once it counts
         self._sent = 0
         self.remarks: list[str] = []
         self._under_way: set[tuple[Any, ...]] = set()
         self._costs: dict[tuple[Any, ...], tuple[int, float, list[Compressor]]] = {}
+        self._compressors: dict[Compressor, Compressor] = {}  # of those that are equal, the first
 
     # --- where rows lie ----------------------------------------------------------------------------------------
 
@@ -212,6 +218,7 @@ class Neighborhood:
 
         Leave v and `minus` as they are until it is sent: rows of 64 KiB and more, all together, may be encoded only then, and
         on the CPU NumPy refuses to write to them.
+        stream : 0 to 15, which of the variables of a method it is: each has draws of its own
         minus : known rows u of a reference; what is sent is then the difference, C(v_i − u_i)
         """
         return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self._agent_ids, minus)
@@ -224,12 +231,14 @@ class Neighborhood:
         self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array, minus: Array | None
     ) -> Message:
         u = minus if minus is None or kind == "arcs" else self.own(minus)
+        if not 0 <= stream < STREAMS:
+            raise ConfigError(f"stream = {stream}: give a whole number from 0 to {STREAMS - 1}")
         key = Key(self.seed, purpose + 16 * stream, k, ids)
         if self.device is not None:
             self.device.round = k
         if not compressor.relative:
             self._clipped = self._clipped + compressor.saturated(v if u is None else v - u)
-        place = self._place(kind, compressor, v)
+        place = self._place(kind, compressor, v, stream)
         if self._defers(compressor, v, minus):
             size = compressor.nbytes(v.shape[1], v.dtype)
             payload = self._empty((len(v), size), np.uint8) if place is None else place.rows
@@ -251,7 +260,9 @@ class Neighborhood:
                     raise self._diverged(kind, error, k) from None
 
             parts = compressor.cut(v.shape[1], v.dtype, PIECE) if self.device is None else []
-            message: Message = Deferred(kind, payload, compressor, v.shape[1], v.dtype, k, encode, parts, minus, feedback, v)
+            message: Message = Deferred(
+                kind, payload, compressor, v.shape[1], v.dtype, k, stream, encode, parts, minus, feedback, v
+            )
         else:
             try:
                 if place is not None:
@@ -260,12 +271,12 @@ class Neighborhood:
                     payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
             except NonFiniteError as error:
                 raise self._diverged(kind, error, k) from None
-            message = Message(kind, payload, compressor, v.shape[1], v.dtype, k)
+            message = Message(kind, payload, compressor, v.shape[1], v.dtype, k, stream)
         if place is not None:
             place.lend(message)
         return message
 
-    def _place(self, kind: str, compressor: Compressor, v: Array) -> Place | None:
+    def _place(self, kind: str, compressor: Compressor, v: Array, stream: int) -> Place | None:
         """Memory from which the message of v can be sent without a copy; None where there is none."""
         return None
 
@@ -306,9 +317,7 @@ class Neighborhood:
         form = tuple(map(_form_of, messages))
         cost = self._costs.get(form)
         if cost is None:
-            bits, size = sum(m.ideal_bits for m in messages), HEADER + sum(m.row_bytes for m in messages)
-            # a row per arc, also where neighbors get the same one; compressors are kept, so that a form stays theirs
-            cost = self._costs[form] = self.m * size, self.m * bits, [m.compressor for m in messages]
+            form, cost = self._cost(messages)
         if form in self._under_way:
             what = " and ".join(f"{m.kind} rows, d = {m.d}, {m.compressor}" for m in messages)
             raise TransportError(f"an exchange of {what} was started while one like it was not finished")
@@ -316,7 +325,22 @@ class Neighborhood:
         self.wire_bytes += cost[0]
         self.ideal_bits += cost[1]
         self.vectors += len(messages)
+        self.begun += 1
         return form, self._start(messages, form)
+
+    def _cost(self, messages: tuple[Message, ...]) -> tuple[tuple[Any, ...], tuple[int, float, list[Compressor]]]:
+        """Form of an exchange that is new, or whose compressors only equal those of one that is known; bytes and bits of one."""
+        if len(messages) > MOST_MESSAGES:
+            raise TransportError(f"{len(messages)} messages in one exchange: at most {MOST_MESSAGES} go together")
+        for message in messages:
+            with suppress(TypeError):  # a compressor without a hash is equal to itself alone
+                message.compressor = self._compressors.setdefault(message.compressor, message.compressor)
+        form = tuple(map(_form_of, messages))
+        if form not in self._costs:
+            bits, size = sum(m.ideal_bits for m in messages), HEADER + sum(m.row_bytes for m in messages)
+            # a row per arc, also where neighbors get the same one; compressors are kept, so that a form stays theirs
+            self._costs[form] = self.m * size, self.m * bits, [m.compressor for m in messages]
+        return form, self._costs[form]
 
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
@@ -382,7 +406,8 @@ class Neighborhood:
 
     def forget(self, compressor: Compressor) -> None:
         """Release what was made for the messages of a compressor that will send no more."""
-        self._costs = {form: cost for form, cost in self._costs.items() if all(c is not compressor for c in cost[2])}
+        self._costs = {form: cost for form, cost in self._costs.items() if all(c != compressor for c in cost[2])}
+        self._compressors = {c: c for c in self._compressors if c != compressor}
         self._under_way &= self._costs.keys()
 
     def close(self) -> None:

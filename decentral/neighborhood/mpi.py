@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,6 +74,7 @@ class MPINeighborhood(Neighborhood):
     ):
         comm = MPI.COMM_WORLD if comm is None else comm
         placement = np.asarray(placement, dtype=np.int64)
+        _agree(comm, graph, placement, mixing, seed, dtype)
         idle = sorted(set(range(comm.size)) - set(placement.tolist()))
         if idle:
             raise TransportError(
@@ -191,8 +193,8 @@ class MPINeighborhood(Neighborhood):
                 f"({digests[odd[0]]} against {digests[0]}): give all ranks the same files and installation"
             )
 
-    def _place(self, kind: str, compressor: Compressor, v: Array) -> Place | None:
-        lender = self._lenders.get((kind, id(compressor), v.shape[1], v.dtype)) if self._lenders else None
+    def _place(self, kind: str, compressor: Compressor, v: Array, stream: int) -> Place | None:
+        lender = self._lenders.get((kind, id(compressor), v.shape[1], v.dtype, stream)) if self._lenders else None
         return None if lender is None or self.device is not None else lender[0].place(lender[1])
 
     def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
@@ -235,7 +237,7 @@ class MPINeighborhood(Neighborhood):
                 copy.wait(last * m.row_bytes if part is None else first * m.row_bytes + part.where[-1][1])
 
             parts = m.compressor.cut(m.d, m.dtype, base.PIECE)
-            return Deferred(m.kind, copy.memory, m.compressor, m.d, m.dtype, m.round, wait, parts)
+            return Deferred(m.kind, copy.memory, m.compressor, m.d, m.dtype, m.round, m.stream, wait, parts)
 
         return tuple([coming(m, copy) for m, copy in zip(copied, copies, strict=True)])
 
@@ -262,7 +264,7 @@ class MPINeighborhood(Neighborhood):
     def forget(self, compressor: Compressor) -> None:
         super().forget(compressor)
         for form, exchange in list(self.exchanges.items()):
-            if any(c is compressor for c in exchange.compressors):
+            if any(c == compressor for c in exchange.compressors):
                 exchange.free()
                 del self.exchanges[form]
                 for one in form:
@@ -328,6 +330,17 @@ class MPINeighborhood(Neighborhood):
         if self.machine is not None:
             self.machine.comm.Free()
         self.comm.Free()
+
+
+def _agree(comm: MPI.Comm, graph: Graph, placement: Array, mixing: MixingMatrix, seed: int, dtype: Any) -> None:
+    """Raise TransportError on all ranks unless they hold the same of each. COLLECTIVE."""
+    parts = {"graph": (graph.tail, graph.head), "placement": (placement,), "mixing weights": (mixing.weights,)}
+    mine = {name: [zlib.crc32(a.tobytes()) for a in arrays] for name, arrays in parts.items()}
+    every = comm.allgather({**mine, "seed": seed, "type": np.dtype(dtype).str})
+    for rank, other in enumerate(every):
+        for name, value in other.items():
+            if value != every[0][name]:
+                raise TransportError(f"rank {rank} has another {name} than rank 0: give all ranks the same files and arguments")
 
 
 class Watchdog(threading.Thread):

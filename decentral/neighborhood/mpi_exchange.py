@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
+from decentral.errors import TransportError
 from decentral.message import Message, Place, Scattered
 from decentral.neighborhood import base
 from decentral.neighborhood.base import HEADER
@@ -71,7 +72,8 @@ class Exchange:
         self.large = self.device is not None or size >= LARGE or hood.graph.n_arcs * size > MOST
         self.compressors = [m.compressor for m in messages]  # kept, so that their ids stay theirs
         self.shapes = [(hood.n + hood.g if m.kind == "agents" else hood.m, m.row_bytes) for m in messages]
-        self.what = " and ".join(f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}" for m in messages)
+        rows = [f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}, stream {m.stream}" for m in messages]
+        self.what = " and ".join(rows)
         self.digest = zlib.crc32(self.what.encode())
         self.header = b""
         self.pending = False
@@ -81,9 +83,9 @@ class Exchange:
         hood.tag += 1  # on all ranks alike; the routes have different peers
         by_mpi = [(hood.far, hood.calls)]
         if hood.machine is not None:
-            rows = [marked(np.concatenate([p.give[m.kind] for p in hood.peers]), len(m.payload)) for m in messages]
+            own = [marked(np.concatenate([p.give[m.kind] for p in hood.peers]), len(m.payload)) for m in messages]
             try:
-                shared = Shared(hood.machine, hood.rank, hood.near, messages, rows, self.large)
+                shared = Shared(hood.machine, hood.rank, hood.near, messages, own, self.large)
                 if hood.near:
                     self.routes.append(shared)
                     self.shared = shared
@@ -101,8 +103,8 @@ class Exchange:
         self._order = self.routes[::-1]  # MPI first: it works while what else is to be sent is encoded, and while we wait in it
         self.alone = self.routes == [self.shared]  # then nobody waits in MPI
         # rows that stay here, for each message: what they are among its rows, and among those that come back
-        own = np.arange(hood.n)
-        self.here = [runs(own, own) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
+        agents = np.arange(hood.n)
+        self.here = [runs(agents, agents) if m.kind == "agents" else runs(hood.opposite, hood.local) for m in messages]
         if self.device is not None:
             self._keep, self._bring = self._plan(self.device, row_bytes)
         self.there = any(route.there is not None for route in self.routes)
@@ -115,8 +117,10 @@ class Exchange:
         self._unpack = table(pieces)
 
     def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
-        self.pending = True
-        self.header = _HEADER.pack(MAGIC, VERSION, self.digest, k, number)
+        self.pending, digest = True, self.digest
+        if len(messages) > 1 and any(m.round != k for m in messages):  # of older messages the receiver expects the same
+            digest = zlib.crc32(repr([m.round - k for m in messages]).encode(), digest)
+        self.header = _HEADER.pack(MAGIC, VERSION, digest, k, number)
         for route in self._order:
             route.start(copies if copies and route.there is None else messages, self.header)
 
@@ -208,9 +212,9 @@ class Exchange:
             return "bytes that are no message of decentral"
         if version != VERSION:
             return f"a message of format {version}, and reads format {VERSION}: give all ranks the same version"
-        if digest != self.digest:
+        _, _, expected, here, mine = _HEADER.unpack(self.header)
+        if digest != expected:
             return f"another message than it expects, which is {self.what}"
-        *_, here, mine = _HEADER.unpack(self.header)
         return f"exchange {number} of round {k} in place of exchange {mine} of round {here}: a rank is out of step"
 
     def free(self) -> None:
@@ -256,24 +260,25 @@ class Staged(Arriving):
         self._pack, self._send, receive = table(pack), np.zeros(send.end, np.uint8), self.layout
         if calls == "collective":
             out, into = [self._send, send.sizes, send.starts, MPI.BYTE], [self.buffer, receive.sizes, receive.starts, MPI.BYTE]
-            self._requests = [hood.adjacent.Neighbor_alltoallv_init(out, into)]
+            self._requests, self._statuses = [hood.adjacent.Neighbor_alltoallv_init(out, into)], []
         else:
             parts = list(zip(peers, receive.of(self.buffer), send.of(self._send), strict=True))
             self._requests = [self.comm.Recv_init([b, MPI.BYTE], p.rank, self.tag) for p, b, _ in parts]
             self._requests += [self.comm.Send_init([b, MPI.BYTE], p.rank, self.tag) for p, _, b in parts]
+            self._statuses = [MPI.Status() for _ in self._requests]
 
     def start(self, messages: Messages, header: bytes) -> None:
         move(self._pack, (header, *[m.payload for m in messages]), (self._send,))
-        if len(self._requests) == 1:
-            self._requests[0].Start()
-        else:
-            MPI.Prequest.Startall(self._requests)
+        MPI.Prequest.Startall(self._requests)
 
     def wait(self, header: bytes) -> int:
-        if len(self._requests) == 1:
+        if not self._statuses:  # a collective, which has one request
             self._requests[0].Wait()
         else:
-            MPI.Request.Waitall(self._requests)
+            MPI.Request.Waitall(self._requests, self._statuses)
+            for peer, size, status in zip(self.peers, self.layout.sizes, self._statuses, strict=False):
+                if status.Get_count(MPI.BYTE) != size:
+                    raise short(peer.rank, status.Get_count(MPI.BYTE), size)
         return unlike(self.buffer, self.headers, header)
 
     def free(self) -> None:
@@ -303,6 +308,11 @@ class Piece:
         if len(self.where) > 1:
             kind = MPI.BYTE.Create_hindexed([b - a for a, b in self.where], [a for a, _ in self.where])
             object.__setattr__(self, "kind", kind.Commit())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of it."""
+        return sum(b - a for a, b in self.where)
 
     def of(self, buffer: Array) -> list[Any]:
         """What mpi4py takes."""
@@ -370,7 +380,10 @@ class Direct(Arriving):
         here = self._here[index]
         while here or self._left[index]:
             if not here:
-                for number in MPI.Request.Waitsome(self._receives) or ():
+                statuses: list[MPI.Status] = []
+                for number, status in zip(MPI.Request.Waitsome(self._receives, statuses) or (), statuses, strict=False):
+                    if status.Get_elements(MPI.BYTE) != self._gets[number].nbytes:
+                        raise short(self._gets[number].rank, status.Get_elements(MPI.BYTE), self._gets[number].nbytes)
                     piece, first = self._gets[number], number - self._gets[number].part
                     ready = self._here[piece.message]
                     if first != number and self._receives[first]:  # it may need the scale, which comes with the first part
@@ -394,6 +407,11 @@ class Direct(Arriving):
         for piece in (*self._gives, *self._gets):
             if piece.kind:
                 piece.kind.Free()
+
+
+def short(rank: int, found: int, expected: int) -> TransportError:
+    """The error for a message that was cut."""
+    return TransportError(f"rank {rank} sent {found} bytes in place of {expected}: do all ranks run the same version?")
 
 
 def _pieces(count: int, size: int, parts: list[Part]) -> Iterator[tuple[slice, int, Part | None]]:

@@ -110,8 +110,15 @@ class Descent:
         return SimpleNamespace(x=x)
 
     def round(self, s: Any, k: int, hood: Neighborhood, oracle: Any) -> Any:
+        hood.exchange(*[hood.to_neighbors(PLAIN, s.x, k, stream) for stream in range(self.vectors)])
         s.x -= self.fall * oracle(None, s.x, k)
         return s
+
+
+class Twofold(Descent):
+    """Two vectors in one exchange."""
+
+    vectors = 2
 
 
 def descents(*falls: float) -> tuple[list[Any], Any, Oracle]:
@@ -176,6 +183,9 @@ def test_the_own_problem_is_left_alone_where_rounds_are_slow(monkeypatch: pytest
     monkeypatch.setattr(auto, "_rounds", None)
     seconds, rounds = auto.measure(*descents(0.1, 0.2), auto.Auto(latency=1.0))
     assert len(seconds) == 2 and min(seconds) > 2.0 and rounds == []
+    _, hood, oracle = descents(0.1)
+    (seconds, _), size = auto.measure([Twofold(0.1)], hood, oracle, auto.Auto(latency=1.0, bandwidth=1.0)), 16 + 2 * 24
+    assert seconds[0] == pytest.approx(2.0 + 2 * size, rel=0.01)  # to two neighbors: one message each, with both
 
 
 @pytest.mark.mpi

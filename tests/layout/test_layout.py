@@ -19,10 +19,10 @@ from cases import facts_of, hood_of, p100
 from decentral import algorithms, kernels
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
-from decentral.errors import NonFiniteError, TransportError
+from decentral.errors import ConfigError, NonFiniteError, TransportError
 from decentral.estimators import Oracle
 from decentral.estimators import build as estimator
-from decentral.graph import Graph, mixing
+from decentral.graph import Graph, MixingMatrix, mixing
 from decentral.neighborhood import place
 from decentral.state import rows
 
@@ -236,10 +236,13 @@ def test_a_part_waits_for_the_scale_of_its_row(c: dict, monkeypatch: pytest.Monk
     from decentral.compressors.grid import OnGrid
     from decentral.neighborhood import base, mpi_exchange
 
-    def last_first(requests: list[MPI.Request]) -> list[int] | None:
+    def last_first(requests: list[MPI.Request], statuses: list[MPI.Status] | None = None) -> list[int] | None:
         active = [i for i, request in enumerate(requests) if request]
         if active:
-            requests[active[-1]].Wait()
+            status = MPI.Status()
+            requests[active[-1]].Wait(status)
+            if statuses is not None:
+                statuses.append(status)
         return active[-1:] or None
 
     late = SimpleNamespace(Waitsome=last_first, Waitall=MPI.Request.Waitall)
@@ -469,6 +472,88 @@ def test_a_message_that_does_not_fit_is_refused(large: bool, calls: str, monkeyp
         with pytest.raises(TransportError, match=sentence) if touched else nullcontext():
             hood.exchange(hood.to_neighbors(q, np.ones((hood.n, 40)), k if odd else 0))
         hood.close()
+
+
+@pytest.mark.parametrize("calls", ["auto", "pairs"])
+def test_variables_and_rounds_that_changed_places_are_refused(calls: str) -> None:
+    """As many bytes, in the round of the first: the streams of rank 1 are exchanged, or its second message is an older one."""
+    for odd_streams, odd_round in (((1, 0), 5), ((0, 1), 4)):
+        hood = mpi_hood(GRAPHS["ring"], "block", calls=calls)
+        odd, q, x = hood.rank == 1, compressor(Q3), np.ones((hood.n, 40))
+        streams, rounds = (odd_streams, (5, odd_round)) if odd else ((0, 1), (5, 5))
+        messages = [hood.to_neighbors(q, x, k, stream) for k, stream in zip(rounds, streams, strict=True)]
+        touched = odd or any(peer.rank == 1 for peer in hood.peers)
+        with pytest.raises(TransportError, match="another message than it expects") if touched else nullcontext():
+            hood.exchange(*messages)
+        hood.close()
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_message_that_was_cut_is_refused(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends of rank 1 lose their last byte; what the receiver had there before is not taken for it."""
+    from mpi4py import MPI
+
+    from decentral.neighborhood import mpi_exchange
+
+    if large:
+        monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    hood = mpi_hood(GRAPHS["ring"], "block", calls="pairs")
+    odd, q, x = hood.rank == 1, compressor(Q3), np.random.default_rng(0).normal(size=(hood.n, 40))
+    hood.exchange(hood.to_neighbors(q, x, 0))
+    (route,) = next(iter(hood.exchanges.values())).routes
+    assert type(route).__name__ == ("Direct" if large else "Staged")
+    if odd and large:
+        for piece in route._gives:
+            (a, b), *more = piece.where
+            piece.where[:] = [(a, b - 1)]
+            object.__setattr__(piece, "kind", None)
+    elif odd:
+        half = len(route.peers)
+        parts = zip(route._requests[half:], route.peers, strict=True)
+        route._requests[half:] = [hood.comm.Send_init([route._send[:20], MPI.BYTE], p.rank, route.tag) for _, p in parts]
+    touched = any(peer.rank == 1 for peer in hood.peers)
+    with pytest.raises(TransportError, match="rank 1 sent .* bytes in place of") if touched else nullcontext():
+        hood.exchange(hood.to_neighbors(q, 2 * x, 1))
+    hood.comm.Barrier()
+
+
+def test_ranks_that_were_made_differently_are_refused() -> None:
+    from mpi4py import MPI
+
+    from decentral.neighborhood.mpi import MPINeighborhood
+
+    comm, graph = MPI.COMM_WORLD, Graph.from_networkx(nx.cycle_graph(6))
+    given = {"graph": graph, "mixing": mixing(graph), "placement": place(6, comm.size, "block"), "seed": 0, "dtype": np.float64}
+    other = Graph.from_networkx(nx.path_graph(6))
+    for name, odd in (
+        ("graph", {"graph": other, "mixing": mixing(other)}),
+        ("mixing weights", {"mixing": MixingMatrix(graph, mixing(graph).weights / 2, "half")}),
+        ("placement", {"placement": place(6, comm.size, "block")[::-1].copy()}),
+        ("seed", {"seed": 1}),
+        ("type", {"dtype": np.float32}),
+    ):
+        changed = odd if comm.rank == 1 else {}
+        with pytest.raises(TransportError, match=f"rank 1 has another {name} than rank 0"):
+            MPINeighborhood(comm=comm, **given | changed)
+
+
+def test_equal_compressors_share_what_is_made_for_them() -> None:
+    """A method may make its compressor in every round; many messages may go together."""
+    hood, one = mpi_hood(GRAPHS["ring"], "block"), hood_of(GRAPHS["ring"])
+    x = np.random.default_rng(0).normal(size=(one.n, 40))
+    for k in range(5):
+        whole = one.exchange(one.to_neighbors(compressor(Q3), x, k))
+        np.testing.assert_array_equal(hood.exchange(hood.to_neighbors(compressor(Q3), x[hood.agents], k)), whole[hood.known])
+    assert len(hood.exchanges) == len(hood._costs) == len(one._costs) == 1
+    messages = [hood.to_neighbors(compressor(Q3), x[hood.agents], 0, i % 16) for i in range(33)]
+    found = hood.exchange(*messages[:32])
+    for i in (0, 15, 31):
+        np.testing.assert_array_equal(found[i], one.to_neighbors(compressor(Q3), x, 0, i % 16).decode()[hood.known])
+    with pytest.raises(TransportError, match="33 messages in one exchange: at most 32"):
+        hood.exchange(*messages)
+    with pytest.raises(ConfigError, match="stream = 16: give a whole number from 0 to 15"):
+        hood.to_neighbors(PLAIN, x[hood.agents], 0, 16)
+    hood.close()
 
 
 def test_one_agent_per_rank_sends_what_is_counted() -> None:
