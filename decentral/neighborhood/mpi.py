@@ -25,7 +25,7 @@ from decentral.errors import TransportError
 from decentral.message import Deferred, Message, Place
 from decentral.neighborhood import base, mpi_exchange
 from decentral.neighborhood.base import Neighborhood
-from decentral.neighborhood.mpi_exchange import Exchange
+from decentral.neighborhood.mpi_exchange import Exchange, exchange_of
 from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
 from decentral.neighborhood.shared_memory import Machine
@@ -159,7 +159,7 @@ class MPINeighborhood(Neighborhood):
         meeting = np.inf
         for self.calls in names:
             try:
-                exchange = Exchange(self, probe)
+                exchange = exchange_of(self, probe)
             except NotImplementedError:  # before MPI 4; on all ranks alike
                 continue
             best = np.array([np.inf])
@@ -213,7 +213,7 @@ class MPINeighborhood(Neighborhood):
     def _new(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Exchange:
         """An exchange of a form that has not been met before. COLLECTIVE."""
         self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
-        exchange = self.exchanges[form] = Exchange(self, messages)
+        exchange = self.exchanges[form] = exchange_of(self, messages)
         self._watch.waiting = None
         if exchange.large and exchange.shared is not None:
             for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed

@@ -100,15 +100,17 @@ class Shared(Route):
     """By way of memory, to the peers on this machine.
 
     rows : of each message, the own rows that leave this rank;  large : are payloads worth being made in this memory
+    Between exchanges halves[turn] holds the last one, and of it our rows at `at`, which go there by the table `pack`; `was`
+    is the number of the one before it.
     Raises MemoryError on all ranks of the machine where there is no room. COLLECTIVE over them.
     """
 
     def __init__(self, machine: Machine, rank: int, peers: list[Peer], messages: Messages, rows: list[Array], large: bool):
         super().__init__(peers)
         sizes = [m.row_bytes for m in messages]
-        self._machine, self._turn, self._was = machine, 0, 0
-        self._halves, starts = machine.memory(ALIGN + sum(aligned(len(own) * size) for own, size in zip(rows, sizes, strict=True)))
-        self._at = starts[rank]
+        self.machine, self.turn, self.was = machine, 0, 0
+        self.halves, starts = machine.memory(ALIGN + sum(aligned(len(own) * size) for own, size in zip(rows, sizes, strict=True)))
+        self.at = starts[rank]
         self.headers = np.array([starts[p.rank] for p in peers], np.int64)
         for peer in peers:
             at = starts[peer.rank] + ALIGN
@@ -119,43 +121,43 @@ class Shared(Route):
         pack: list[list[tuple[int, int, int, int, int]]] = []
         self._places: list[list[Place]] = [[], []]  # of each half and message
         self._whole = [len(own) == len(m.payload) for own, m in zip(rows, messages, strict=True)]
-        at = self._at + ALIGN
+        at = self.at + ALIGN
         for i, (own, size) in enumerate(zip(rows, sizes, strict=True)):
             pack.append([(i, a * size, 0, at + b * size, count * size) for a, b, count in runs(own, np.arange(len(own)))])
-            for half, places in zip(self._halves, self._places, strict=True):
+            for half, places in zip(self.halves, self._places, strict=True):
                 places.append(Place(half[at : at + len(own) * size].reshape(-1, size)))
             at += aligned(len(own) * size)
         self._packs = [table(p) for p in pack] if large else []
-        self._pack = table([] if large else sum(pack, []))
+        self.pack = table([] if large else sum(pack, []))
 
     def place(self, index: int) -> Place | None:
         """Where the next payload of a message can be made, in place of a copy; None where it cannot. Between exchanges."""
         if not self._packs or not self._whole[index]:
             return None
-        place = self._places[1 - self._turn][index]
+        place = self._places[1 - self.turn][index]
         place.clear()
         return place
 
     def start(self, messages: Messages, header: bytes) -> None:
-        self._turn = turn = 1 - self._turn
-        self.buffer = buffer = self._halves[turn]
+        self.turn = turn = 1 - self.turn
+        self.buffer = buffer = self.halves[turn]
         payloads = tuple(map(payload_of, messages))
         if self._packs:
             for pack, payload, place in zip(self._packs, payloads, self._places[turn], strict=False):
                 if payload is not place.rows:
                     place.clear()
                     move(pack, payloads, (buffer,))
-        self._was = kernels.wire.post(self._pack, payloads, buffer, self._at, header)
+        self.was = kernels.wire.post(self.pack, payloads, buffer, self.at, header)
 
     def wait(self, header: bytes) -> int:
         nap = NAP
         while True:
-            found: int | None = kernels.wire.wait(self.buffer, self.headers, header, self._was, self._machine.spins, nap)
+            found: int | None = kernels.wire.wait(self.buffer, self.headers, header, self.was, self.machine.spins, nap)
             if found is not None:
                 return found
-            self._machine.progress()
+            self.machine.progress()
             nap = min(2 * nap, 64 * NAP)
 
     def free(self) -> None:
-        self._halves = self.buffer = np.empty(0, np.uint8)
+        self.halves = self.buffer = np.empty(0, np.uint8)
         self._places = [[], []]
