@@ -66,6 +66,7 @@ class Message:
             if self.lent:
                 self.keep()  # what comes back may be a view
             self._decoded = self.compressor.decode(self.payload, self.d, self.dtype)
+            _lock(self._decoded)
         return self._decoded
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
@@ -171,6 +172,12 @@ class Deferred(Message):
         return super().advance(u, step)
 
 
+def _lock(rows: Array) -> None:
+    """What was decoded may be a view of the payload, and is what others see: on the CPU NumPy refuses to write to it."""
+    if isinstance(rows, np.ndarray):
+        rows.flags.writeable = False
+
+
 def _same(a: Array, b: Array | None) -> bool:
     """Is b the array a, or on the CPU another view of the same entries?"""
     return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.__array_interface__ == b.__array_interface__)
@@ -192,6 +199,7 @@ class Scattered(Message):
         out = np.empty((self.rows, self.d), self.dtype)
         for row, payload, part in self.blocks:
             self.compressor.decode_into(payload, out[row : row + len(payload)], part)
+        _lock(out)
         return out
 
     def advance(self, u: Array, step: float = 1.0) -> Array:

@@ -294,7 +294,7 @@ class Neighborhood:
         """Send messages to the neighbors and return theirs, decoded; one message moves per neighboring rank.
 
         An agent message returns known rows (own rows included, as decoded); an arc message returns arc rows, z_ji in
-        the place of i→j. One array for one message, else a tuple in the order of the messages.
+        the place of i→j. One array for one message, else a tuple in the order of the messages; not to be written to.
 
         onto : a reference u for each message, known or arc rows. Then û = u + q comes back in place of q, and the
         reference moves, u ← u + step q; with step = 1 both are one array. See `Message.advance`.

@@ -138,6 +138,17 @@ def test_what_is_not_encoded_yet_cannot_be_written_to() -> None:
         rows += 1
 
 
+@pytest.mark.parametrize("name", ["identity", "quantize"])
+def test_what_comes_back_cannot_be_written_to(name: str) -> None:
+    """In process it may be what was sent; a method that wrote to it would see other numbers than over MPI."""
+    hood, C = hood_of(nx.cycle_graph(9)), compressor({"name": name})
+    message = hood.to_neighbors(C, np.ones((hood.n, 40)), 0)
+    found = hood.exchange(message)
+    with pytest.raises(ValueError, match="read-only"):
+        found *= 2
+    np.testing.assert_array_equal(message.decode(), found)
+
+
 def test_what_the_first_message_moves_is_not_sent_by_the_next() -> None:
     """Two messages that share a reference, and one of which the first is a part; a row that is its own reference."""
     hood, C = hood_of(nx.cycle_graph(9)), compressor({"name": "quantize", "bits": 4})
