@@ -6,7 +6,8 @@ For each candidate two numbers are found, and the one with the least product is 
                        latency or bandwidth, what such a network would add
     rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold, with the step sizes that the method would use: of the run
                        itself, two digits from its start, or one, where `PATIENCE` seconds are enough for the first candidate;
-                       else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process
+                       else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process. Where L is
+                       not known either, no compression and 8 bits alone are compared, and their rounds taken to be equal
 
 Early progress says little: a compressor that is behind after half a digit may be ahead after two. So whole digits are run
 or none, and a candidate stops where it has cost more than another that is done. Nothing of this is counted or kept; every
@@ -106,17 +107,20 @@ Rounds = list[tuple[float, bool]]
 """`rounds` and `stopped` of the predictions."""
 
 
-def measure(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, most: int = 1 << 30) -> tuple[list[float], Rounds]:
+def measure(
+    methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, most: int = 1 << 30, start: Agents | None = None
+) -> tuple[list[float], Rounds]:
     """Seconds a round of each method with its compressor, and its rounds a digit on the run's own problem. COLLECTIVE.
 
-    most : rounds of the run; no more are tried
+    most : rounds of the run; no more are tried;  start : x of the own agents, where the verbs want it; zeros if left out
     No rounds ([]) where the first method does not make a digit in the time there is. The same on all ranks. What was sent
     and evaluated is not counted.
     """
     before, evaluations = hood.meters(), oracle.evaluations.copy()
-    here, network = _seconds(methods, hood, oracle, auto)
+    x = hood.give(np.zeros((hood.n, oracle.problem.d), hood.dtype)) if start is None else start
+    here, network = _seconds(methods, hood, oracle, auto, x)
     seconds = (here + network).tolist()
-    rounds = _rounds(methods, seconds, hood, oracle, most, PATIENCE) if LEAST * here[0] < PATIENCE else []
+    rounds = _rounds(methods, seconds, hood, oracle, x, most, PATIENCE) if LEAST * here[0] < PATIENCE else []
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:
@@ -124,13 +128,12 @@ def measure(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, 
     return seconds, rounds
 
 
-def _seconds(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto) -> tuple[Array, Array]:
-    """Seconds a round of each method, of the slowest rank, and what the configuration's network adds. COLLECTIVE.
+def _seconds(methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, x: Agents) -> tuple[Array, Array]:
+    """Seconds a round of each method from x, of the slowest rank, and what the configuration's network adds. COLLECTIVE.
 
     Gradients are the same work for all and may be most of it: they are timed apart and pooled, so that what is left,
     measured in turns, tells the candidates apart on a machine whose speed drifts.
     """
-    x = hood.give(np.zeros((hood.n, oracle.problem.d), hood.dtype))
     timed = _Timed(oracle, x, hood)
     gradients, rest, network, used, turn = np.inf, np.full(len(methods), np.inf), np.zeros(len(methods)), 0.0, 0
     while turn < 2 or (turn < TURNS and used < BUDGET * len(methods)):
@@ -178,14 +181,16 @@ def _network(hood: Neighborhood, sent: float, times: float, auto: Auto) -> float
     return float(waiting + (bytes_a_round / auto.bandwidth if auto.bandwidth is not None else 0.0))
 
 
-def _rounds(methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, most: int, patience: float) -> Rounds:
+def _rounds(
+    methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, x: Agents, most: int, patience: float
+) -> Rounds:
     """Rounds a digit of each method on the own problem; see `measure`. COLLECTIVE."""
     digits, best, start = DIGITS, np.inf, 0.0
     found: Rounds = []
     for method, each in zip(methods, seconds, strict=True):
         trace: list[tuple[int, float]] = []
         stopped = False
-        for k, value in _progress(method, hood, oracle, most):
+        for k, value in _progress(method, hood, oracle, x, most):
             trace.append((k, value))
             if value <= 10.0**-digits or not value < DIVERGED or k >= most:
                 break
@@ -207,19 +212,19 @@ def _rounds(methods: list[Any], seconds: list[float], hood: Neighborhood, oracle
     return found
 
 
-def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, most: int) -> Iterator[tuple[int, float]]:
-    """k and ‖∇F(x̄)‖² after k rounds, as a part of the first; inf where the iterates are far out. COLLECTIVE.
+def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, most: int) -> Iterator[tuple[int, float]]:
+    """k and ‖∇F(x̄)‖² after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
 
     The next look is an eighth of the rounds so far away: what grows by the round is seen long before it overflows
     and a rank fails alone.
     """
     problem = oracle.problem
-    state = method.init(hood.give(np.zeros((hood.n, problem.d), hood.dtype)), hood, oracle)
+    state = method.init(x.copy(), hood, oracle)
     agents, first, k, due = hood.graph.n_agents, 0.0, 0, 0
     while True:
         if k == due:
-            x = hood.take(state.x)
-            total = hood.sum(np.append(x.sum(axis=0, dtype=np.float64), np.vdot(x, x)))
+            rows = hood.take(state.x)
+            total = hood.sum(np.append(rows.sum(axis=0, dtype=np.float64), np.vdot(rows, rows)))
             mean = hood.give(np.repeat((total[None, :-1] / agents).astype(hood.dtype), hood.n, axis=0))
             gradient = hood.sum(hood.take(problem.estimate(mean)).sum(axis=0, dtype=np.float64)) / agents
             value = float(gradient @ gradient)

@@ -121,6 +121,9 @@ class Twofold(Descent):
     vectors = 2
 
 
+START = np.zeros((5, 3))
+
+
 def descents(*falls: float) -> tuple[list[Any], Any, Oracle]:
     hood = hood_of(nx.cycle_graph(5))
     problem = Quadratic(np.repeat(np.eye(3)[None], 5, axis=0), np.random.default_rng(0).normal(size=(5, 3)))
@@ -136,7 +139,7 @@ def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rounds_are_those_of_the_own_problem() -> None:
     """0.1 needs 21.9 rounds for two digits, 0.2 10.3: with parts of a round, and between rounds that are looked at."""
     methods, *rest = descents(0.1, 0.2, 0.05, 2.5)
-    found = auto._rounds(methods, [1.0, 1.0, 0.01, 0.01], *rest, 1000, 60.0)
+    found = auto._rounds(methods, [1.0, 1.0, 0.01, 0.01], *rest, START, 1000, 60.0)
     assert [stopped for _, stopped in found] == [False] * 4
     np.testing.assert_allclose([rounds for rounds, _ in found[:3]], [m.rounds for m in methods[:3]], rtol=1e-6)
     assert found[3][0] == np.inf  # it diverges
@@ -144,7 +147,7 @@ def test_rounds_are_those_of_the_own_problem() -> None:
 
 def test_what_costs_more_than_another_is_stopped() -> None:
     methods, *rest = descents(0.2, 0.1, 0.3)
-    (first, _), (rounds, stopped), (last, whole) = auto._rounds(methods, [1.0, 1.0, 1.0], *rest, 1000, 60.0)
+    (first, _), (rounds, stopped), (last, whole) = auto._rounds(methods, [1.0, 1.0, 1.0], *rest, START, 1000, 60.0)
     assert stopped and first < rounds < methods[1].rounds  # no fewer than what shows that it costs more
     assert "more than" in str(auto.Prediction({"name": "identity"}, 1.0, rounds, stopped))
     assert last < first and not whole
@@ -161,7 +164,7 @@ def test_no_more_rounds_than_those_of_the_run() -> None:
             return of(s, k, *rest)
 
         spied = SimpleNamespace(init=method.init, round=round)
-        assert len(auto._rounds([spied], [1.0], hood, oracle, most, 60.0)) == (digits > 0) and max(seen) < most
+        assert len(auto._rounds([spied], [1.0], hood, oracle, START, most, 60.0)) == (digits > 0) and max(seen) < most
 
 
 def test_one_digit_or_the_stand_in_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +176,7 @@ def test_one_digit_or_the_stand_in_where_time_is_short(monkeypatch: pytest.Monke
     methods, *rest = descents(0.1, 0.2)
     for seconds, digits in ((16.0, 2), (12.0, 1), (8.0, 0)):
         levels.clear()
-        found = auto._rounds(methods, [1.0, 1.0], *rest, 1000, seconds)
+        found = auto._rounds(methods, [1.0, 1.0], *rest, START, 1000, seconds)
         assert levels == ([10.0**-digits] * 2 if digits else [])
         np.testing.assert_allclose([rounds for rounds, _ in found], [m.rounds for m in methods][: len(found)], rtol=1e-6)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -336,7 +337,6 @@ SENTENCES = [
     (["problem.loss=crossentropy"], 'problem.loss = "crossentropy"', 'did you mean "cross-entropy"?'),
     (["problem.hidden=3"], 'unknown key in [problem] "hidden"', "model"),
     (["algorithm.step_size=auto"], "algorithm.step_size = nan of choco-sgd: give a positive", '("auto" needs the smoothness'),
-    (["algorithm.compressor=auto"], 'compressor = "auto" needs the smoothness', "quantize"),
     (['record.metrics=["error_rate"]', "problem.loss=mse"], 'metric "error_rate" needs a problem with classes', "softmax"),
 ]
 
@@ -347,6 +347,18 @@ def test_bad_values(config: Path, capfd: pytest.CaptureFixture[str], overrides: 
     err = capfd.readouterr().err
     assert status == 2 and len(err.strip().splitlines()) == 1 and names in err and helps in err, err
     assert not list(Path(".").glob("results/*/final.npz"))
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+def test_auto_measures_a_module(config: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+    """From the module's own start; where its progress is not measured, none and 8 bits alone are compared."""
+    monkeypatch.setattr("decentral.compressors.auto.PATIENCE", patience)
+    compressor = 'algorithm.compressor={name="auto", latency=1e-6, bandwidth=1e3}'
+    assert main(["run", str(config), "--set", compressor]) == 0
+    out = "".join(capfd.readouterr())
+    assert out.count("ms a round") == (4 if patience else 2) and ("taken to need as many rounds" in out) == (not patience)
+    (run,) = Path("results").glob("*/run.json")
+    assert json.loads(run.read_text())["parameters"]["compressor"]["name"] == "quantize"
 
 
 def test_without_torch(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
