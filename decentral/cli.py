@@ -29,7 +29,10 @@ NAMESPACES = ("topologies", "weights", "algorithms", "compressors", "estimators"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    options = _parser(arguments).parse_args(arguments)
+    if list(arguments[:1]) == ["bench"]:  # it has a parser of its own, for its --help as well
+        options = argparse.Namespace(command=_bench, arguments=arguments[1:])
+    else:
+        options = _parser(arguments).parse_args(arguments)
     try:
         status: int = options.command(options)
         sys.stdout.flush()
@@ -130,10 +133,6 @@ def _data_arguments(made: argparse.ArgumentParser) -> None:
 
 def _cite_arguments(made: argparse.ArgumentParser) -> None:
     made.add_argument("names", nargs="+", help="method names or run folders")
-
-
-def _bench_arguments(made: argparse.ArgumentParser) -> None:
-    made.add_argument("arguments", nargs=argparse.REMAINDER)
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -503,6 +502,6 @@ COMMANDS: dict[str, tuple[Callable[[argparse.Namespace], int], str, Callable[[ar
     "data": (_data, "the data sets; `data fetch NAME` brings one into the cache", _data_arguments),
     "check": (_check, "versions, MPI, compiled kernels, extras, and a small self-test", lambda made: None),
     "cite": (_cite, "BibTeX of methods, or of what runs used", _cite_arguments),
-    "bench": (_bench, "rounds per second on this machine, as ratios", _bench_arguments),
+    "bench": (_bench, "speed on this machine, as ratios", lambda made: None),
 }
 """What each does, in a line, and its arguments."""

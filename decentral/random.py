@@ -81,7 +81,7 @@ class Key:
             on.words(*self.constants, self.ids, out)
             return out
         blocks = self._blocks(-(-count // 4))
-        return np.ascontiguousarray(blocks.reshape(len(self.ids), -1)[:, :count])
+        return np.ascontiguousarray(blocks.reshape(len(self.ids), blocks.shape[1] * 4)[:, :count])
 
     def halves(self, count: int) -> Array:
         """(rows, count) uint16 in tile order: element 256 g + 32 r + l (r < 8, l < 32) is half-word r of block 32 g + l.
@@ -95,8 +95,8 @@ class Key:
             return out
         blocks = self._blocks(-(-count // 256) * LANES)
         halves = np.stack((blocks & np.uint32(0xFFFF), blocks >> np.uint32(16)), axis=-1).astype(np.uint16)
-        columns = halves.reshape(len(self.ids), -1, LANES, 8).swapaxes(2, 3)
-        return np.ascontiguousarray(columns.reshape(len(self.ids), -1)[:, :count])
+        columns = halves.reshape(len(self.ids), -(-count // 256), LANES, 8).swapaxes(2, 3)
+        return np.ascontiguousarray(columns.reshape(len(self.ids), -(-count // 256) * 256)[:, :count])
 
     def uniform(self, count: int) -> Array:
         """(rows, count) float64 in [0, 1): words times 2^-32."""

@@ -32,11 +32,16 @@ LEAST = 1000
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="decentral bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("what", nargs="?", default="rounds", choices=WHAT, type=lambda name: "rounds" if name == "round" else name)
+    parser.add_argument("what", nargs="?", choices=WHAT, type=lambda name: "rounds" if name == "round" else name)
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each figure is measured")
     parser.add_argument("--size", type=int, default=10_000_000, help="entries of the arrays of `bench kernels`")
     parser.add_argument("--json", action="store_true", help="data in place of a table")
     options = parser.parse_args(arguments)
+    if options.what is None:
+        parser.print_help()
+        return 0
+    if not 0 < options.seconds < math.inf:
+        raise ConfigError(f"--seconds {options.seconds:g}: give a number of seconds above 0")
     if options.size < LEAST:
         raise ConfigError(f"--size {options.size}: give a whole number, at least {LEAST}")
     table = rows(options.what, options.seconds, options.size)

@@ -48,7 +48,11 @@ class Compressor(Protocol):
         ...
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
-        """Rows (rows, d) from payload alone. Raises TransportError for bytes that no encoder makes."""
+        """Rows (rows, d) from payload alone, always finite.
+
+        Raises TransportError for another number of bytes, and for scales, places and float values that no encoder makes;
+        `absolute` also for codes beyond its grid. Codes beyond a grid of `grid` count as its last level.
+        """
         ...
 
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
@@ -98,7 +102,11 @@ class Compressor(Protocol):
         ...
 
     def ideal_bits(self, d: int, dtype: Any) -> float:
-        """Bits of a row as papers count them."""
+        """Bits of a row as papers count them: codes, places and scales, with no header and no padding.
+
+        A scale, and a value that top-k or rand-k keeps, counts 32 bits whatever `dtype` is, for papers send float32. Identity
+        counts the numbers of the run: in float64, whose values top-k and rand-k send whole, compare `wire_bytes` instead.
+        """
         ...
 
     def omega(self, d: int) -> float | None:
@@ -137,7 +145,7 @@ def pack(codes: Array, width: int) -> Array:
     if width == 0:
         return np.empty((len(codes), 0), np.uint8)
     bits = codes[:, :, None] >> np.arange(width, dtype=codes.dtype) & codes.dtype.type(1)
-    return np.packbits(bits.astype(np.uint8).reshape(len(codes), -1), axis=1, bitorder="little")
+    return np.packbits(bits.astype(np.uint8).reshape(len(codes), codes.shape[1] * width), axis=1, bitorder="little")
 
 
 def unpack(stream: Array, count: int, width: int) -> Array:

@@ -25,7 +25,8 @@ Wire. A row is its scales, float32, one a block, then its codes of w = b (or b +
 cut along the row, a multiple of 32 entries each. Codes go in tiles of 1024 = 32 rows x 32 lanes, entry e = 32 row + lane:
 a lane packs its 32 codes, lowest row in the lowest bits, into exactly w 32-bit words, and word j of all lanes is
 contiguous; so a row of a tile is 32 neighbors in memory, and a vector instruction or a warp serves it. The rest of the
-row, fewer than 1024 entries, is one bit stream of ceil(rest · w/8) bytes. d = 100, b = 2: 4 + 25 bytes.
+row, fewer than 1024 entries, is one bit stream of ceil(rest · w/8) bytes. d = 100, b = 2: 4 + 25 bytes. Whoever decodes
+refuses a scale outside its range, and reads a code above 2L, which no encoder makes, as 2L.
 """
 
 from __future__ import annotations
@@ -259,7 +260,7 @@ def pack_tiles(codes: Array, width: int) -> Array:
         words[:, word] |= tiles[:, row] << np.uint32(shift)
         if shift + width > 32:
             words[:, word + 1] |= tiles[:, row] >> np.uint32(32 - shift)
-    packed = words.astype("<u4", copy=False).view(np.uint8).reshape(len(codes), -1)
+    packed = words.astype("<u4", copy=False).view(np.uint8).reshape(len(codes), full * stream_bytes(TILE, width))
     return np.concatenate((packed, pack(codes[:, full * TILE :], width)), axis=1)
 
 
@@ -276,7 +277,7 @@ def unpack_tiles(packed: Array, d: int, width: int) -> Array:
         if shift + width > 32:
             low = low | words[:, word + 1] << np.uint32(32 - shift)
         tiles[:, row] = low & mask
-    return np.concatenate((tiles.reshape(len(packed), -1), unpack(packed[:, cut:], rest, width)), axis=1)
+    return np.concatenate((tiles.reshape(len(packed), full * TILE), unpack(packed[:, cut:], rest, width)), axis=1)
 
 
 def variance(top: int, n: int) -> float:

@@ -41,7 +41,7 @@ class Identity(Compressor):
     def encode_difference(self, x: Array, u: Array, key: Key) -> Array:
         v = x - u
         refuse_non_finite(v)
-        return v.view(np.uint8)  # nobody else holds it
+        return (v if v.flags.c_contiguous else v.copy()).view(np.uint8)  # nobody else holds it
 
     def decode(self, payload: Array, d: int, dtype: Any) -> Array:
         expect(payload, self.nbytes(d, dtype))

@@ -9,8 +9,10 @@ first, and take
 
 a function of k and d alone: all rows of a message have one length, and no length is sent. The bitmap wins for k above about
 d/4. No other common code is shorter. A place in ceil(log2 d) bits takes what Elias-Fano takes with low = ceil(log2 d) - 1, and
-a larger k makes a smaller low better. Gaps of 16 bits with escapes are shorter for k below about d/16000, where most gaps
-escape; and their length depends on the data. The least that any code of fixed length needs is log2 of binomial(d, k):
+a larger k makes a smaller low better. Gaps in units of 16 bits (all ones: 65535 entries without a place) take at least 16 bits a
+place, Elias-Fano at most 16 for k above d/16384. Closest are the two at that k, for uniformly random places: 16.3 against 16.0,
+and 2 % of the gaps escape. For a smaller k only places in clusters have shorter gaps, and the length depends on the data. The
+least that any code of fixed length needs is log2 of binomial(d, k):
 
     k/d                                0.1 %    1 %      10 %     25 %     50 %
     least, bits a place                11.40    8.08     4.69     3.24     2.00
@@ -63,7 +65,7 @@ class Places:
             return out
         low = max(self.low, 0)
         bits = np.zeros((len(places), self._bits + 1), np.uint8)  # and the bit that is not sent
-        bits[:, : self.k * low] = (places[:, :, None] >> np.arange(low) & 1).reshape(len(places), -1)
+        bits[:, : self.k * low] = (places[:, :, None] >> np.arange(low) & 1).reshape(len(places), self.k * low)
         np.put_along_axis(bits, self.k * low + (places >> low) + self._numbers, 1, axis=1)
         return np.packbits(bits[:, : self._bits], axis=1, bitorder="little")
 

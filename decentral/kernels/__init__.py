@@ -1,7 +1,7 @@
 """Which code runs the inner loops: the compiled extensions where they were built, NumPy otherwise.
 
 Both give the same bits for draws, compressors and neighborhood sums, and the same gradients to rounding. Set
-``DECENTRAL_KERNELS=numpy`` to use NumPy although the extensions are there.
+``DECENTRAL_KERNELS=numpy`` to use NumPy although the extensions are there; "c" is the default, another value a ConfigError.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from decentral.errors import ConfigError, nearest
+
 c: Any = None
 sparse: Any = None
 wire: Any = None
@@ -20,7 +22,10 @@ why = ""
 device: Any = None
 """The `Device` of the run: the functions of `c` and `sparse` for arrays there, and the way to it; None on the CPU."""
 
-if os.environ.get("DECENTRAL_KERNELS", "c") == "numpy":
+_asked = os.environ.get("DECENTRAL_KERNELS") or "c"
+if _asked not in ("c", "numpy"):
+    raise ConfigError(f'DECENTRAL_KERNELS = "{_asked}": give numpy or c{nearest(_asked, ("numpy", "c"))}')
+if _asked == "numpy":
     why = "DECENTRAL_KERNELS=numpy"
 else:
     try:

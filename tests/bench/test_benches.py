@@ -17,7 +17,7 @@ from decentral.random import Key, Purpose
 
 
 def test_kernels(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["kernels", "--size", "20000", "--seconds", "0", "--json"]) == 0
+    assert bench.main(["kernels", "--size", "20000", "--seconds", "0.001", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     rows = {row["what"]: row for row in found["rows"]}
     assert found["machine"] and all(row["ms"] > 0 and row["x copy"] > 0 for row in rows.values())
@@ -31,9 +31,15 @@ def test_kernels_of_too_few_entries(size: int) -> None:
         bench.main(["kernels", "--size", str(size)])
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf"])
+def test_kernels_for_no_time(seconds: str) -> None:
+    with pytest.raises(ConfigError, match=f"--seconds {seconds}: give a number of seconds above 0"):
+        bench.main(["kernels", "--size", "2000", "--seconds", seconds])
+
+
 def test_kernels_without_torch(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)  # what importing it then raises is an ImportError
-    assert bench.main(["kernels", "--size", "2000", "--seconds", "0"]) == 0
+    assert bench.main(["kernels", "--size", "2000", "--seconds", "0.001"]) == 0
     shown = capsys.readouterr().out
     assert "argpartition" in shown and "PyTorch is not installed: pip install torch" in shown and "eager" not in shown
 
@@ -85,7 +91,7 @@ def test_torch_does_the_same_work(bits: int, d: int) -> None:
 
 
 def test_target(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench.main(["target", "--seconds", "0"]) == 0
+    assert bench.main(["target", "--seconds", "0.001"]) == 0
     shown = capsys.readouterr().out
     assert "exact diffusion" in shown and "LT-ADMM-CC" in shown
 

@@ -159,6 +159,16 @@ def test_help_of_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert stop.value.code == 0 and name in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_benches_are_listed(command: Command, arguments: list[str]) -> None:
+    from decentral.bench import WHAT
+
+    found = command("bench", *arguments)
+    assert found.status == 0 and "--seconds" in found.out
+    for name in WHAT:
+        assert sum(f"bench {name} " in line for line in found.out.splitlines()) == 1, name
+
+
 def test_own_data_file(config: Path, command: Command) -> None:
     rng = np.random.default_rng(1)
     X = rng.normal(size=(60, 3))

@@ -57,6 +57,30 @@ def test_error_feedback_is_its_definition(backend, compressor, vectors, key_of, 
         assert (estimate is moved) == (step == 1)
 
 
+@pytest.mark.parametrize("d", [33, 1100])
+def test_no_rows(backend, compressor, dtype, key_of, d):
+    none, key = np.empty((0, d), dtype), key_of(0)
+    for payload in (compressor.encode(none, key), compressor.encode_difference(none, none, key)):
+        assert payload.dtype == np.uint8 and payload.shape == (0, compressor.nbytes(d, dtype))
+    decoded = compressor.decode(payload, d, dtype)
+    assert decoded.shape == none.shape and decoded.dtype == dtype
+    assert all(compressor.advance(payload, none, step).shape == none.shape for step in (1.0, 0.3))
+
+
+def test_any_order_in_memory(backend, compressor, vectors, key_of):
+    x = vectors(100)
+    u, key = np.roll(x, 1, axis=0) / 2, key_of(len(x))
+    columns = np.asfortranarray(x), np.asfortranarray(u)
+    assert compressor.encode(columns[0], key).tobytes() == compressor.encode(x, key).tobytes()
+    expected = compressor.encode_difference(x, u, key)
+    found = compressor.encode_difference(*columns, key)
+    assert found.shape == expected.shape and found.flags.c_contiguous and found.tobytes() == expected.tobytes()
+    for step in (1.0, 0.3):
+        plain, other = u.copy(), columns[1].copy(order="F")
+        np.testing.assert_array_equal(compressor.advance(found, other, step), compressor.advance(expected, plain, step))
+        np.testing.assert_array_equal(other, plain)
+
+
 @pytest.mark.parametrize("d", [5000, 6 * 1024])
 def test_parts_make_up_the_whole(backend, compressor, dtype, key_of, d):
     """Encoded, decoded and accumulated part by part; their bytes are those of the row, each once."""

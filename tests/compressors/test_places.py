@@ -101,6 +101,16 @@ def test_no_other_code_is_shorter():
             assert Places(d, k).nbytes < min(2 * k, d / 8)  # gaps of 16 bits, without counting escapes; a bitmap
 
 
+def test_gaps_of_16_bits_are_longer_for_places_at_random():
+    """Gaps are geometric with mean d/k; every 65535 entries without a place cost 16 bits."""
+    k = 1000
+    shorter_by = {}
+    for gap in [*np.geomspace(8, 1e6, 200), 16_384]:
+        longer = (1 - 1 / gap) ** 65535
+        shorter_by[gap] = 16 / (1 - longer) - 8 * Places(round(gap * k), k).nbytes / k
+    assert min(shorter_by, key=shorter_by.get) == 16_384 and 0.25 < shorter_by[16_384] < 0.35
+
+
 def test_overhead_with_float32_values():
     """Against log2 of binomial(d, k): 1.2 to 1.5 % at 0.1, 1 and 10 %, 2.1 % at worst below 0.9 d, for k = d/4."""
     for d in (10**5, 10**6, 10**8):

@@ -133,6 +133,16 @@ def test_wire_layout(backend, key_of):
     np.testing.assert_array_equal(q.decode(payload[None], d, np.float64)[0], (codes - L) * (np.float64(s) / L))
 
 
+@pytest.mark.parametrize("quantizer", [Quantize(4), Quantize(5, norm="2"), Quantize(4, symbols="paper"), QSGD(5)])
+def test_codes_beyond_the_grid_are_its_last_level(backend, dtype, key_of, quantizer):
+    d = 1100  # a tile and a bit stream
+    payload = quantizer.encode(np.ones((1, d), dtype), key_of(1))
+    scales = 4 * quantizer.grid(d).scales
+    payload[:, scales:] = 255
+    decoded = quantizer.decode(payload, d, dtype)
+    np.testing.assert_array_equal(decoded, np.repeat(payload[:, :scales].view("<f4"), quantizer.grid(d).block, axis=1)[:, :d])
+
+
 @pytest.mark.parametrize("symbols", ["packed", "paper"])
 @pytest.mark.parametrize("norm", ["inf", "2"])
 @pytest.mark.parametrize("bits", [1, 2, 4, 8, 12, 16])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,19 @@ def test_missing_file_names_those_nearby(
     Path("small.toml").write_text(TEXT)
     status, err = run(["run", "smal.toml"], capfd)
     assert status == 2 and "small.toml" in err
+
+
+@pytest.mark.parametrize("asked, status", [("nump", 2), ("C", 2), ("numpy", 0), ("c", 0), ("", 0)])
+def test_kernels_that_are_not(asked: str, status: int) -> None:
+    """They are chosen at the first import."""
+    found = subprocess.run(
+        [sys.executable, "-m", "decentral", "list", "compressors"],
+        env={**os.environ, "DECENTRAL_KERNELS": asked}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == status, found.stderr
+    if status:
+        (line,) = found.stderr.splitlines()
+        assert line.startswith(f'decentral: DECENTRAL_KERNELS = "{asked}": give numpy or c')
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
