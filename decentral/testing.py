@@ -23,6 +23,7 @@ from decentral.experiment import QuadraticLoss
 from decentral.graph import Graph, MixingMatrix, mixing
 from decentral.message import Message
 from decentral.neighborhood import InProcess, Neighborhood
+from decentral.neighborhood.base import Form
 from decentral.problems import Problem
 from decentral.random import Key, Purpose
 from decentral.recorder import Checkpoint
@@ -73,7 +74,7 @@ class Block(Neighborhood):
     def _defers(self, compressor: Any, v: Array, minus: Array | None) -> bool:
         return True  # so that it shows when a method changes what it is about to send
 
-    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         return messages, [m.payload for m in messages]
 
     def _finish(self, pending: Any) -> list[Message]:

@@ -9,7 +9,7 @@ What is compared, interleaved, the fastest of several windows each:
     averaging   the mean over neighbors of a float32 vector; bare: Isend/Irecv and NumPy
     methods     D-PSGD and exact diffusion, logistic regression, d = 100, 1000 samples an agent, full gradients;
                 bare: the same recursion on Isend/Irecv and NumPy
-    sharing     ranks that compute 50 µs between exchanges, against the same with the bare persistent request; and the
+    sharing     ranks that compute some 50 µs between exchanges, against the same with the bare persistent request; and the
                 time of their work divided by the cores, of that, and of all of it without an exchange
 """
 
@@ -36,6 +36,8 @@ from decentral.neighborhood.mpi_exchange import LARGE
 from decentral.problems import Logistic
 from decentral.state import Array
 
+WORK = 50e-6
+"""Seconds of work between exchanges of ranks that share cores, about."""
 LONG, MOST_RANKS = 10_000_000, 4
 """Entries of a row that is sent in pieces, and ranks up to which that is measured."""
 
@@ -54,9 +56,10 @@ class Bare:
 
 def moved(hood: MPINeighborhood, message: Message) -> None:
     """An exchange of a message that is encoded, and is not decoded."""
-    pending = hood._start((message,), (message.form,))
+    form, pending = hood._begin((message,))
     hood._finish(pending)
     hood._end(pending)
+    form.under_way = False
 
 
 def persistent_exchange(hood: MPINeighborhood, send: Array, into: Array, sizes: list[int], starts: list[int]) -> list[Any]:
@@ -309,18 +312,21 @@ def _sharing(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) ->
     message = Message("agents", np.ones((1, 1024), np.uint8), PLAIN, 128, np.dtype(np.float64))
     matrix = np.random.default_rng(0).normal(size=(64, 64))
 
-    def work() -> None:
-        for _ in range(5):
-            matrix @ matrix
-
-    if comm.rank == 0:  # alone, so that the work is known
+    def least(body: Callable[[], Any]) -> float:
         best = np.inf
         for _ in range(2000):
             start = time.perf_counter()
-            work()
+            body()
             best = min(best, time.perf_counter() - start)
-    alone = float(comm.bcast(best if comm.rank == 0 else None))
+        return best
 
+    repeats = comm.bcast(max(1, round(WORK / least(lambda: matrix @ matrix))) if comm.rank == 0 else 0)
+
+    def work() -> None:
+        for _ in range(repeats):
+            matrix @ matrix
+
+    alone = comm.bcast(least(work) if comm.rank == 0 else 0.0)  # while the others wait, so that the work is known
     peers, (send, into) = len(hood.peers), np.zeros((2, len(hood.peers) * 1024), np.uint8)
     made = persistent_exchange(hood, send, into, [1024] * peers, [1024 * i for i in range(peers)])
 

@@ -45,6 +45,23 @@ PIECE = 1 << 20
 """Bytes of a long row, about, that are encoded, sent and decoded at a time."""
 
 
+class Form:
+    """What is known of exchanges whose messages have the same kinds, compressors, widths, types and streams.
+
+    wire_bytes, ideal_bits : of one exchange, by the own agents;  compressors : kept, so that their ids, and the form, stay theirs
+    under_way : one was begun and not finished;  exchange : what the transport has made for it
+    """
+
+    __slots__ = ("compressors", "exchange", "ideal_bits", "under_way", "wire_bytes")
+
+    def __init__(self, messages: tuple[Message, ...], arcs: int):
+        # a row per arc, also where neighbors get the same one
+        self.wire_bytes = arcs * (HEADER + sum(m.row_bytes for m in messages))
+        self.ideal_bits = arcs * sum(m.ideal_bits for m in messages)
+        self.compressors = [m.compressor for m in messages]
+        self.under_way, self.exchange = False, None  # type: bool, Any
+
+
 class Neighborhood:
     """The block of agents `own` of a graph, and its verbs; subclasses move the messages.
 
@@ -102,8 +119,7 @@ class Neighborhood:
         self._clipped: Any = 0  # on a device once it counts
         self._sent = 0
         self.remarks: list[str] = []
-        self._under_way: set[tuple[Any, ...]] = set()
-        self._costs: dict[tuple[Any, ...], tuple[int, float, list[Compressor]]] = {}
+        self._forms: dict[tuple[Any, ...], Form] = {}
         self._compressors: dict[Compressor, Compressor] = {}  # of those that are equal, the first
 
     # --- where rows lie ----------------------------------------------------------------------------------------
@@ -314,33 +330,28 @@ class Neighborhood:
         return started
 
     def _begin(self, messages: tuple[Message, ...]) -> Any:
-        form = tuple(map(_form_of, messages))
-        cost = self._costs.get(form)
-        if cost is None:
-            form, cost = self._cost(messages)
-        if form in self._under_way:
+        form = self._forms.get(tuple(map(_form_of, messages))) or self._form(messages)
+        if form.under_way:
             what = " and ".join(f"{m.kind} rows, d = {m.d}, {m.compressor}" for m in messages)
             raise TransportError(f"an exchange of {what} was started while one like it was not finished")
-        self._under_way.add(form)
-        self.wire_bytes += cost[0]
-        self.ideal_bits += cost[1]
+        form.under_way = True
+        self.wire_bytes += form.wire_bytes
+        self.ideal_bits += form.ideal_bits
         self.vectors += len(messages)
         self.begun += 1
         return form, self._start(messages, form)
 
-    def _cost(self, messages: tuple[Message, ...]) -> tuple[tuple[Any, ...], tuple[int, float, list[Compressor]]]:
-        """Form of an exchange that is new, or whose compressors only equal those of one that is known; bytes and bits of one."""
+    def _form(self, messages: tuple[Message, ...]) -> Form:
+        """Of an exchange whose form is new, or whose compressors only equal those of one that is known."""
         if len(messages) > MOST_MESSAGES:
             raise TransportError(f"{len(messages)} messages in one exchange: at most {MOST_MESSAGES} go together")
         for message in messages:
             with suppress(TypeError):  # a compressor without a hash is equal to itself alone
                 message.compressor = self._compressors.setdefault(message.compressor, message.compressor)
-        form = tuple(map(_form_of, messages))
-        if form not in self._costs:
-            bits, size = sum(m.ideal_bits for m in messages), HEADER + sum(m.row_bytes for m in messages)
-            # a row per arc, also where neighbors get the same one; compressors are kept, so that a form stays theirs
-            self._costs[form] = self.m * size, self.m * bits, [m.compressor for m in messages]
-        return form, self._costs[form]
+        key = tuple(map(_form_of, messages))
+        if key not in self._forms:
+            self._forms[key] = Form(messages, self.m)
+        return self._forms[key]
 
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
@@ -352,11 +363,11 @@ class Neighborhood:
             references = onto if isinstance(onto, tuple) else (onto,)
             found = tuple(m.advance(u, step) for m, u in zip(received, references, strict=True))
         self._end(pending)
-        self._under_way.discard(form)
+        form.under_way = False
         return found[0] if len(found) == 1 else found
 
-    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
-        """Send messages of this form, which is that of each."""
+    def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
+        """Send messages of this form."""
         raise NotImplementedError
 
     def _finish(self, pending: Any) -> list[Message]:
@@ -406,9 +417,8 @@ class Neighborhood:
 
     def forget(self, compressor: Compressor) -> None:
         """Release what was made for the messages of a compressor that will send no more."""
-        self._costs = {form: cost for form, cost in self._costs.items() if all(c != compressor for c in cost[2])}
+        self._forms = {key: form for key, form in self._forms.items() if all(c != compressor for c in form.compressors)}
         self._compressors = {c: c for c in self._compressors if c != compressor}
-        self._under_way &= self._costs.keys()
 
     def close(self) -> None:
         """Release what the transport holds. COLLECTIVE."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decentral.message import Deferred, Message
-from decentral.neighborhood.base import Neighborhood
+from decentral.neighborhood.base import Form, Neighborhood
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class InProcess(Neighborhood):
     def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
         return minus is not None and (self.device is not None or v.nbytes >= LARGE)  # a kernel may encode and advance in one pass
 
-    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         for message in messages[1:]:
             message.make()  # it may be made of what the first moves
         return messages

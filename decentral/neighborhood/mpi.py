@@ -24,7 +24,7 @@ from decentral.compressors import Identity
 from decentral.errors import TransportError
 from decentral.message import Deferred, Message, Place
 from decentral.neighborhood import base, mpi_exchange
-from decentral.neighborhood.base import Neighborhood
+from decentral.neighborhood.base import Form, Neighborhood
 from decentral.neighborhood.mpi_exchange import Exchange, exchange_of
 from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
@@ -97,7 +97,6 @@ class MPINeighborhood(Neighborhood):
         self.opposite = np.searchsorted(self.arcs, graph.reverse[self.arcs[self.local]])
         self.adjacent: Any = None
         self.tag = 0  # of the form of exchange that was made last
-        self.exchanges: dict[tuple[Any, ...], Exchange] = {}
         self._lenders: dict[tuple[Any, ...], tuple[Exchange, int] | None] = {}
         self._number = self._round = 0
         self._current: Exchange | str = ""  # in which this rank waits
@@ -197,12 +196,17 @@ class MPINeighborhood(Neighborhood):
         lender = self._lenders.get((kind, id(compressor), v.shape[1], v.dtype, stream)) if self._lenders else None
         return None if lender is None or self.device is not None else lender[0].place(lender[1])
 
-    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
+    @property
+    def exchanges(self) -> dict[tuple[Any, ...], Exchange]:
+        """What was made so far for each form of exchange."""
+        return {key: form.exchange for key, form in self._forms.items() if form.exchange is not None}
+
+    def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         self._round = messages[0].round
-        exchange = self.exchanges.get(form) or self._new(messages, form)
+        exchange = form.exchange or self._new(messages, form)
         if self._lenders:
-            for message, one in zip(messages, form, strict=True):
-                if message.lent and (self._lenders.get(one) or (None,))[0] is not exchange:
+            for message in messages:
+                if message.lent and (self._lenders.get(message.form) or (None,))[0] is not exchange:
                     message.keep()  # who lent the memory may write there while this exchange is under way
         self._number += 1
         copies = () if self.device is None else self._copies(self.device, exchange, messages)
@@ -210,13 +214,14 @@ class MPINeighborhood(Neighborhood):
         self._sent += exchange.nbytes
         return exchange, messages
 
-    def _new(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Exchange:
+    def _new(self, messages: tuple[Message, ...], form: Form) -> Exchange:
         """An exchange of a form that has not been met before. COLLECTIVE."""
         self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
-        exchange = self.exchanges[form] = exchange_of(self, messages)
+        exchange: Exchange = exchange_of(self, messages)
+        form.exchange = exchange
         self._watch.waiting = None
         if exchange.large and exchange.shared is not None:
-            for i, one in enumerate(form):  # where one form is sent in two ways, nobody knows where it will be needed
+            for i, one in enumerate(m.form for m in messages):  # where one is sent in two ways, nobody knows where it will be needed
                 self._lenders[one] = None if one in self._lenders else (exchange, i)
         return exchange
 
@@ -244,6 +249,8 @@ class MPINeighborhood(Neighborhood):
     def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending
         self._current = exchange
+        if (received := exchange.take(messages)) is not None:
+            return received
         if not exchange.alone:
             self._watch.waiting = (time.monotonic(), self._round, exchange)
         wrong = exchange.wait()
@@ -262,13 +269,12 @@ class MPINeighborhood(Neighborhood):
         return bool(self.far) and self.device is None and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE
 
     def forget(self, compressor: Compressor) -> None:
-        super().forget(compressor)
-        for form, exchange in list(self.exchanges.items()):
+        for key, exchange in self.exchanges.items():
             if any(c == compressor for c in exchange.compressors):
                 exchange.free()
-                del self.exchanges[form]
-                for one in form:
+                for one in key:
                     self._lenders.pop(one, None)
+        super().forget(compressor)
 
     def sum(self, values: Array) -> Array:
         return self._reduce(values, MPI.SUM)
@@ -321,7 +327,7 @@ class MPINeighborhood(Neighborhood):
         self._watch.stop()
         for exchange in self.exchanges.values():
             exchange.free()
-        self.exchanges.clear()
+        self._forms.clear()
         self._lenders.clear()
         for row in self._types.values():
             row.Free()

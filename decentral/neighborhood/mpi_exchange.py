@@ -39,7 +39,7 @@ from decentral.neighborhood.pieces import (
     table,
     unlike,
 )
-from decentral.neighborhood.shared_memory import Shared
+from decentral.neighborhood.shared_memory import NAP, Shared
 from decentral.state import Array
 
 if TYPE_CHECKING:
@@ -142,11 +142,14 @@ class Exchange:
                 wrong = route.peers[index], route.buffer[at : at + HEADER].tobytes()
         return wrong
 
+    def take(self, messages: Messages) -> list[Message] | None:
+        """What `received` returns, where that is simple and all is here; else None."""
+        return None
+
     def end(self) -> None:
         """What came has been read: complete what is left to do."""
-        if not self.alone:
-            for route in self.routes:
-                route.end()
+        for route in self.routes:
+            route.end()
         self.pending = False
 
     def received(self, messages: Messages) -> list[Message]:
@@ -244,9 +247,12 @@ class Small(Exchange):
         self._payloads = tuple(map(payload_of, messages))
         shared.was = kernels.wire.post(shared.pack, self._payloads, buffer, shared.at, header)
 
-    def received(self, messages: Messages) -> list[Message]:
+    def take(self, messages: Messages) -> list[Message] | None:
+        shared, wire = self.shared, kernels.wire
+        if wire.wait(shared.buffer, shared.headers, self.header, shared.was, shared.machine.spins, NAP) != len(shared.peers):
+            return None  # late, or another message than expected
         rows = tuple(map(_bytes_of, self.shapes))
-        kernels.wire.move(self._unpack, (self.shared.buffer, *self._payloads), rows)
+        wire.move(self._unpack, (shared.buffer, *self._payloads), rows)
         return [Message(m.kind, row, m.compressor, m.d, m.dtype, m.round, m.stream) for m, row in zip(messages, rows, strict=True)]
 
     def end(self) -> None:

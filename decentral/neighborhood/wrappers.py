@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from decentral.message import Message
-from decentral.neighborhood.base import HEADER
+from decentral.neighborhood.base import HEADER, Form
 from decentral.neighborhood.in_process import InProcess
 from decentral.random import Key, Purpose
 from decentral.state import Array
@@ -51,7 +51,7 @@ class Traced(InProcess):
         super().__init__(*args, **kwargs)
         self.lines: list[str] = []
 
-    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         what = " + ".join(f"{m.kind}:{m.compressor.name}({m.row_bytes} B)" for m in messages)
         for i, j in zip(self.graph.tail, self.graph.head, strict=True):
             self.lines.append(f"round {messages[0].round}: {i}→{j} {what}")
@@ -68,7 +68,7 @@ class Emulated(InProcess):
         super().__init__(*args, **kwargs)
         self.latency, self.bandwidth = latency, bandwidth
 
-    def _start(self, messages: tuple[Message, ...], form: tuple[Any, ...]) -> Any:
+    def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         most = float(self.degree.max())
         sent = most * (HEADER + sum(m.row_bytes for m in messages))
         wait = most * self.latency + (sent / self.bandwidth if self.bandwidth else 0.0)

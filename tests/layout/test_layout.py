@@ -544,7 +544,7 @@ def test_equal_compressors_share_what_is_made_for_them() -> None:
     for k in range(5):
         whole = one.exchange(one.to_neighbors(compressor(Q3), x, k))
         np.testing.assert_array_equal(hood.exchange(hood.to_neighbors(compressor(Q3), x[hood.agents], k)), whole[hood.known])
-    assert len(hood.exchanges) == len(hood._costs) == len(one._costs) == 1
+    assert len(hood.exchanges) == len(hood._forms) == len(one._forms) == 1
     messages = [hood.to_neighbors(compressor(Q3), x[hood.agents], 0, i % 16) for i in range(33)]
     found = hood.exchange(*messages[:32])
     for i in (0, 15, 31):
