@@ -143,6 +143,7 @@ def _transport(hood: MPINeighborhood, seconds: float, row: Callable[..., None]) 
 
         def large(k: int, x: Array = x) -> float:
             message = hood.to_neighbors(PLAIN, x, k)
+            comm.Barrier()  # all rows are made
             start = time.perf_counter()
             moved(hood, message)
             return time.perf_counter() - start
