@@ -265,7 +265,7 @@ class Neighborhood:
                 try:
                     compressor.encode_into(v[some], rows, payload[some], None if u is None else u[some], part)
                 except NonFiniteError as error:
-                    raise self._diverged(kind, NonFiniteError([first + r for r in error.rows]), k) from None
+                    raise self._diverged(kind, NonFiniteError([first + r for r in error.rows]), k, v, u) from None
 
             def feedback(step: float) -> Array | None:
                 assert u is not None
@@ -273,7 +273,7 @@ class Neighborhood:
                 try:
                     return out if compressor.feedback(v, u, key, payload, step, out) else None
                 except NonFiniteError as error:
-                    raise self._diverged(kind, error, k) from None
+                    raise self._diverged(kind, error, k, v, u) from None
 
             parts = compressor.cut(v.shape[1], v.dtype, PIECE) if self.device is None else []
             message: Message = Deferred(
@@ -286,7 +286,7 @@ class Neighborhood:
                 else:
                     payload = compressor.encode(v, key) if u is None else compressor.encode_difference(v, u, key)
             except NonFiniteError as error:
-                raise self._diverged(kind, error, k) from None
+                raise self._diverged(kind, error, k, v, u) from None
             message = Message(kind, payload, compressor, v.shape[1], v.dtype, k, stream)
         if place is not None:
             place.lend(message)
@@ -300,10 +300,18 @@ class Neighborhood:
         """Is v encoded when it is sent, so that what is encoded travels while the rest is, or the reference advances in the same pass?"""
         return False
 
-    def _diverged(self, kind: str, error: NonFiniteError, k: int) -> NonFiniteError:
+    def _diverged(
+        self, kind: str, error: NonFiniteError, k: int, v: Array | None = None, u: Array | None = None
+    ) -> NonFiniteError:
+        """Who would send what: C(v), or C(v − u)."""
         agents = self.agents[error.rows] if kind == "agents" else np.unique(self.graph.tail[self.arcs[error.rows]])
         who = ", ".join(str(int(i)) for i in agents[:5])
-        sentence = f"round {k}: agent {who} would send NaN or infinite entries: the method diverged; try a smaller step_size"
+        count = ""
+        if isinstance(v, np.ndarray):
+            with np.errstate(invalid="ignore"):
+                rows = v[error.rows] if u is None else v[error.rows] - u[error.rows]
+            count = f" ({np.count_nonzero(~np.isfinite(rows)):,} of {rows.size:,})"
+        sentence = f"round {k}: agent {who} would send NaN or infinite entries{count}: the method diverged; try a smaller step_size"
         return type(error)(error.rows, sentence)
 
     def exchange(self, *messages: Message, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:

@@ -304,7 +304,7 @@ class Staged(Arriving):
         self._pack, self._send, receive = table(pack), np.zeros(send.end, np.uint8), self.layout
         if calls == "collective":
             out, into = [self._send, send.sizes, send.starts, MPI.BYTE], [self.buffer, receive.sizes, receive.starts, MPI.BYTE]
-            self._requests, self._statuses = [hood.adjacent.Neighbor_alltoallv_init(out, into)], []
+            self._requests, self._statuses = [hood.adjacent.Neighbor_alltoallv_init(out, into)], []  # one that has no status
         else:
             parts = list(zip(peers, receive.of(self.buffer), send.of(self._send), strict=True))
             self._requests = [self.comm.Recv_init([b, MPI.BYTE], p.rank, self.tag) for p, b, _ in parts]
@@ -313,16 +313,19 @@ class Staged(Arriving):
 
     def start(self, messages: Messages, header: bytes) -> None:
         move(self._pack, (header, *[m.payload for m in messages]), (self._send,))
-        MPI.Prequest.Startall(self._requests)
+        if self._statuses:
+            MPI.Prequest.Startall(self._requests)
+        else:
+            self._requests[0].Start()
 
     def wait(self, header: bytes) -> int:
-        if not self._statuses:  # a collective, which has one request
-            self._requests[0].Wait()
-        else:
+        if self._statuses:
             MPI.Request.Waitall(self._requests, self._statuses)
             for peer, size, status in zip(self.peers, self.layout.sizes, self._statuses, strict=False):
                 if status.Get_count(MPI.BYTE) != size:
                     raise short(peer.rank, status.Get_count(MPI.BYTE), size)
+        else:
+            self._requests[0].Wait()
         return unlike(self.buffer, self.headers, header)
 
     def free(self) -> None:
