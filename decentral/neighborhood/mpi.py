@@ -201,6 +201,13 @@ class MPINeighborhood(Neighborhood):
         """What was made so far for each form of exchange."""
         return {key: form.exchange for key, form in self._forms.items() if form.exchange is not None}
 
+    def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
+        try:
+            return super().finish(started, onto, step)
+        except BaseException:
+            self._watch.waiting = None  # who catches this is not ended for a wait that is over
+            raise
+
     def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         self._round = messages[0].round
         exchange = form.exchange or self._new(messages, form)
@@ -255,7 +262,6 @@ class MPINeighborhood(Neighborhood):
             self._watch.waiting = (time.monotonic(), self._round, exchange)
         wrong = exchange.wait()
         if wrong is not None:
-            self._watch.waiting = None
             peer, found = wrong
             who = f"rank {self.rank} in round {messages[0].round} received from rank {peer.rank}"
             raise TransportError(f"{who} {exchange.mismatch(found)}")
@@ -325,6 +331,7 @@ class MPINeighborhood(Neighborhood):
 
     def close(self) -> None:
         self._watch.stop()
+        broken = any(form.under_way for form in self._forms.values())
         for exchange in self.exchanges.values():
             exchange.free()
         self._forms.clear()
@@ -335,7 +342,8 @@ class MPINeighborhood(Neighborhood):
             self.adjacent.Free()
         if self.machine is not None:
             self.machine.comm.Free()
-        self.comm.Free()
+        if not broken:  # else messages may be on their way, and some MPI would deliver them to the next communicator
+            self.comm.Free()
 
 
 def _agree(comm: MPI.Comm, graph: Graph, placement: Array, mixing: MixingMatrix, seed: int, dtype: Any) -> None:

@@ -514,7 +514,9 @@ def test_a_message_that_was_cut_is_refused(large: bool, monkeypatch: pytest.Monk
     touched = any(peer.rank == 1 for peer in hood.peers)
     with pytest.raises(TransportError, match="rank 1 sent .* bytes in place of") if touched else nullcontext():
         hood.exchange(hood.to_neighbors(q, 2 * x, 1))
+    assert hood._watch.waiting is None
     hood.comm.Barrier()
+    hood.close()
 
 
 def test_ranks_that_were_made_differently_are_refused() -> None:
