@@ -524,13 +524,13 @@ def test_ranks_that_were_made_differently_are_refused() -> None:
 
     from decentral.neighborhood.mpi import MPINeighborhood
 
-    comm, graph = MPI.COMM_WORLD, Graph.from_networkx(nx.cycle_graph(6))
-    given = {"graph": graph, "mixing": mixing(graph), "placement": place(6, comm.size, "block"), "seed": 0, "dtype": np.float64}
-    other = Graph.from_networkx(nx.path_graph(6))
+    comm, graph = MPI.COMM_WORLD, Graph.from_networkx(nx.cycle_graph(10))
+    given = {"graph": graph, "mixing": mixing(graph), "placement": place(10, comm.size, "block"), "seed": 0, "dtype": np.float64}
+    other = Graph.from_networkx(nx.path_graph(10))
     for name, odd in (
         ("graph", {"graph": other, "mixing": mixing(other)}),
         ("mixing weights", {"mixing": MixingMatrix(graph, mixing(graph).weights / 2, "half")}),
-        ("placement", {"placement": place(6, comm.size, "block")[::-1].copy()}),
+        ("placement", {"placement": place(10, comm.size, "block")[::-1].copy()}),
         ("seed", {"seed": 1}),
         ("type", {"dtype": np.float32}),
     ):
