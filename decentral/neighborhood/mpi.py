@@ -268,7 +268,9 @@ class MPINeighborhood(Neighborhood):
         return exchange.received(messages)
 
     def _end(self, pending: Any) -> None:
-        pending[0].end()
+        exchange = pending[0]
+        if exchange.pending:  # of small rows in shared memory nothing is left to do
+            exchange.end()
         self._watch.waiting = None
 
     def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:

@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import repeat
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +52,7 @@ _HEADER = struct.Struct("<HHIII")  # magic, version, digest of what the exchange
 assert _HEADER.size == HEADER
 LARGE = 1 << 16
 """Bytes of the rows of an agent and arc from which they are not copied together, but handed out where they arrive."""
-_bytes_of, _buffer_of = partial(np.empty, dtype=np.uint8), attrgetter("buffer")
+_buffer_of, _uint8 = attrgetter("buffer"), repeat(np.uint8)
 MOST = 1 << 30
 """Bytes that one MPI call takes in a stretch: it counts them in 32 bits."""
 
@@ -157,7 +157,7 @@ class Exchange:
         if self.device is not None:
             return self._on_device(self.device, messages)
         if not self.large:
-            rows = tuple(map(_bytes_of, self.shapes))
+            rows = tuple(map(np.empty, self.shapes, _uint8))
             move(self._unpack, (*map(_buffer_of, self.routes), *map(payload_of, messages)), rows)
             return list(map(Message.received, messages, rows))
         return [Scattered(m, self.shapes[i][0], self._blocks(i, m)) for i, m in enumerate(messages)]
@@ -251,12 +251,9 @@ class Small(Exchange):
         shared, wire = self.shared, kernels.wire
         if wire.wait(shared.buffer, shared.headers, self.header, shared.was, shared.machine.spins, NAP) != len(shared.peers):
             return None  # late, or another message than expected
-        rows = tuple(map(_bytes_of, self.shapes))
+        rows = tuple(map(np.empty, self.shapes, _uint8))
         wire.move(self._unpack, (shared.buffer, *self._payloads), rows)
         return [Message(m.kind, row, m.compressor, m.d, m.dtype, m.round, m.stream) for m, row in zip(messages, rows, strict=True)]
-
-    def end(self) -> None:
-        pass
 
 
 def exchange_of(hood: MPINeighborhood, messages: Messages) -> Exchange:
