@@ -330,7 +330,7 @@ class Neighborhood:
     def start(self, *messages: Message) -> Any:
         """Begin an exchange; hand the result to `finish`. Work may be done in between.
 
-        Raises TransportError where one of the same form (kinds, compressors, widths) was begun and not finished.
+        Raises TransportError where one of the same form (kinds, compressors, widths, streams) was begun and not finished.
         """
         started = self._begin(messages)
         for message in messages:
