@@ -58,6 +58,8 @@ def build(spec: dict[str, Any] | str) -> Any:
     from decentral.parameters import construct, named
 
     spec = named(spec, "algorithm.compressor")
+    if spec and "name" not in spec:
+        raise ConfigError(f'algorithm.compressor has {", ".join(spec)} and no name: say which, e.g. name = "quantize"')
     name = spec.pop("name", "identity")
     if isinstance(inner := spec.get("quantize"), dict):  # a resolved configuration says its name as well
         spec["quantize"] = {k: v for k, v in inner.items() if (k, v) != ("name", "quantize")}

@@ -51,6 +51,7 @@ CASES = [
     (["algorithm.name=json:Mine"], "class in json", "Mine"),
     (["algorithm.name=json:JSONDecoder"], "JSONDecoder is no dataclass", "its fields"),
     (["algorithm.name=:Mine"], 'unknown algorithm ":Mine"', "file.py:Class"),
+    (["algorithm.name=choco-sgd", "algorithm.compressor.bits=40"], "algorithm.compressor has bits and no name", "quantize"),
     (["algorithm.name=.mine:Mine"], "cannot import .mine", "relative"),
     (["algorithm.name=syntax.py:Mine"], "cannot import syntax.py", "line 2"),
     (["algorithm.name=undefined.py:Mine"], "cannot import undefined.py (NameError", "line 2"),
