@@ -50,7 +50,7 @@ def philox4x32(c0: Array, c1: Array, c2: Array, c3: Array, k0: int, k1: int) -> 
     return a, b, c, d
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: one is made for every message, and that would take three times as long
 class Key:
     """What the draws of some rows are a function of.
 

@@ -34,7 +34,7 @@ from decentral.experiment import Experiment, QuadraticLoss
 from decentral.graph import Graph, MixingMatrix
 from decentral.kernels.cores import kernel_threads
 from decentral.metrics import Metrics, Row, reached
-from decentral.neighborhood import Neighborhood, place
+from decentral.neighborhood import Meters, Neighborhood, place
 from decentral.problems import Problem
 from decentral.ranks import Ranks, version
 from decentral.recorder import (
@@ -168,7 +168,7 @@ class Job:
         self.began = False  # from here on a rank may fail alone
         self.recorder: Recorder | None = None
         self.last: Row = {}
-        self.k, self.seconds, self.rebuilt_bytes = 0, 0.0, 0
+        self.k, self.seconds = 0, 0.0
 
     def run(self, force: bool, resume: bool) -> Outcome:
         e, ranks = self.experiment, self.ranks
@@ -417,12 +417,9 @@ class Job:
         restore(self.state, checkpoint, hood)
         self.k, self.seconds = checkpoint.round, checkpoint.seconds
         self.oracle.evaluations[...] = checkpoint.evaluations[hood.agents]
-        first = hood.rank == 0  # the totals so far are carried on by one rank
-        hood.wire_bytes = checkpoint.wire_bytes if first else 0
-        hood.ideal_bits = checkpoint.ideal_bits if first else 0.0
-        hood.saturated = checkpoint.saturated if first else 0
-        hood.vectors = checkpoint.vectors
-        self.rebuilt_bytes = (checkpoint.transport_bytes if first else 0) - hood.transport_bytes()
+        c = checkpoint
+        totals = (c.wire_bytes, c.ideal_bits, c.vectors, 0, c.transport_bytes, c.saturated)
+        hood.put_back(Meters(*totals) if hood.rank == 0 else Meters(vectors=c.vectors))  # one rank carries the totals on
 
     def checkpoint(self) -> None:
         """Write the state, in global order. COLLECTIVE."""
@@ -444,8 +441,7 @@ class Job:
     def _totals(self) -> Array:
         """(4,) wire bytes, ideal bits, bytes between processes and clipped entries, of all ranks. COLLECTIVE."""
         hood = self.hood
-        moved = hood.transport_bytes() + self.rebuilt_bytes
-        return hood.sum(np.array([hood.wire_bytes, hood.ideal_bits, moved, hood.saturated], np.float64))
+        return hood.sum(np.array([hood.wire_bytes, hood.ideal_bits, hood.transport_bytes(), hood.saturated], np.float64))
 
     # --- the loop ---
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from operator import attrgetter, methodcaller
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -45,16 +45,29 @@ PIECE = 1 << 20
 """Bytes of a long row, about, that are encoded, sent and decoded at a time."""
 
 
+class Meters(NamedTuple):
+    """What the own agents have sent: see the attributes of `Neighborhood`."""
+
+    wire_bytes: int = 0
+    ideal_bits: float = 0.0
+    vectors: int = 0
+    begun: int = 0
+    sent: int = 0
+    clipped: Any = 0
+
+
 class Form:
     """What is known of exchanges whose messages have the same kinds, compressors, widths, types and streams.
 
-    wire_bytes, ideal_bits : of one exchange, by the own agents;  compressors : kept, so that their ids, and the form, stay theirs
+    count : exchanges so far;  wire_bytes, ideal_bits : of one, by the own agents;  sent : bytes of one to other processes
+    vectors : messages of one;  compressors : kept, so that their ids, and the form, stay theirs
     under_way : one was begun and not finished;  exchange : what the transport has made for it
     """
 
-    __slots__ = ("compressors", "exchange", "ideal_bits", "under_way", "wire_bytes")
+    __slots__ = ("compressors", "count", "exchange", "ideal_bits", "sent", "under_way", "vectors", "wire_bytes")
 
     def __init__(self, messages: tuple[Message, ...], arcs: int):
+        self.count, self.sent, self.vectors = 0, 0, len(messages)
         # a row per arc, also where neighbors get the same one
         self.wire_bytes = arcs * (HEADER + sum(m.row_bytes for m in messages))
         self.ideal_bits = arcs * sum(m.ideal_bits for m in messages)
@@ -113,11 +126,8 @@ class Neighborhood:
         self._empty: Callable[..., Array] = np.empty
         self._agent_ids, self._arc_ids = self.agents, self.arcs  # for keys
         self._slots = self._plan_slots(counts)
-        self.wire_bytes = 0
-        self.ideal_bits = 0.0
-        self.vectors = self.begun = 0
+        self._before = Meters()  # what was counted and not by the forms
         self._clipped: Any = 0  # on a device once it counts
-        self._sent = 0
         self.remarks: list[str] = []
         self._forms: dict[tuple[Any, ...], Form] = {}
         self._compressors: dict[Compressor, Compressor] = {}  # of those that are equal, the first
@@ -343,10 +353,7 @@ class Neighborhood:
             what = " and ".join(f"{m.kind} rows, d = {m.d}, {m.compressor}" for m in messages)
             raise TransportError(f"an exchange of {what} was started while one like it was not finished")
         form.under_way = True
-        self.wire_bytes += form.wire_bytes
-        self.ideal_bits += form.ideal_bits
-        self.vectors += len(messages)
-        self.begun += 1
+        form.count += 1
         return form, self._start(messages, form)
 
     def _form(self, messages: tuple[Message, ...]) -> Form:
@@ -364,13 +371,17 @@ class Neighborhood:
     def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
         form, pending = started
-        received = self._finish(pending)
-        if onto is None:
-            found = tuple(map(_decoded, received))
-        else:
-            references = onto if isinstance(onto, tuple) else (onto,)
-            found = tuple(m.advance(u, step) for m, u in zip(received, references, strict=True))
-        self._end(pending)
+        try:
+            received = self._finish(pending)
+            if onto is None:
+                found = tuple(map(_decoded, received))
+            else:
+                references = onto if isinstance(onto, tuple) else (onto,)
+                found = tuple([m.advance(u, step) for m, u in zip(received, references, strict=True)])
+            self._end(pending)
+        except BaseException:
+            self._failed()
+            raise
         form.under_way = False
         return found[0] if len(found) == 1 else found
 
@@ -384,6 +395,9 @@ class Neighborhood:
 
     def _end(self, pending: Any) -> None:
         """What came has been decoded."""
+
+    def _failed(self) -> None:
+        """An exchange ended with an error."""
 
     # --- above the line: uncounted, never fed back to an algorithm ------------------------------------------------
 
@@ -405,27 +419,50 @@ class Neighborhood:
 
     def transport_bytes(self) -> int:
         """Bytes that this process really sent to other processes."""
-        return self._sent
+        return self.meters().sent
+
+    @property
+    def wire_bytes(self) -> int:
+        return self.meters().wire_bytes
+
+    @property
+    def ideal_bits(self) -> float:
+        return self.meters().ideal_bits
+
+    @property
+    def vectors(self) -> int:
+        return self.meters().vectors
+
+    @property
+    def begun(self) -> int:
+        return self.meters().begun
 
     @property
     def saturated(self) -> int:
         return self._clipped if isinstance(self._clipped, int) else int(self.take(self._clipped))
 
-    @saturated.setter
-    def saturated(self, count: int) -> None:
-        self._clipped = int(count)
-
-    def meters(self) -> tuple[int, float, int, Any, int]:
+    def meters(self) -> Meters:
         """What was counted so far; `put_back` makes as if nothing had been sent since."""
-        return self.wire_bytes, self.ideal_bits, self.vectors, self._clipped, self._sent
+        wire_bytes, ideal_bits, vectors, begun, sent, _ = self._before
+        for form in self._forms.values():
+            wire_bytes += form.count * form.wire_bytes
+            ideal_bits += form.count * form.ideal_bits
+            vectors += form.count * form.vectors
+            begun += form.count
+            sent += form.count * form.sent
+        return Meters(wire_bytes, ideal_bits, vectors, begun, sent, self._clipped)
 
-    def put_back(self, meters: tuple[int, float, int, Any, int]) -> None:
-        """Set the meters to what `meters` returned."""
-        self.wire_bytes, self.ideal_bits, self.vectors, self._clipped, self._sent = meters
+    def put_back(self, meters: Meters) -> None:
+        """Set the meters to what `meters` returned, or to others."""
+        now = self.meters()
+        self._before = Meters(*(b + to - at for b, to, at in zip(self._before[:-1], meters, now, strict=False)))
+        self._clipped = meters.clipped
 
     def forget(self, compressor: Compressor) -> None:
         """Release what was made for the messages of a compressor that will send no more."""
+        counted = self.meters()
         self._forms = {key: form for key, form in self._forms.items() if all(c != compressor for c in form.compressors)}
+        self.put_back(counted)
         self._compressors = {c: c for c in self._compressors if c != compressor}
 
     def close(self) -> None:

@@ -98,7 +98,7 @@ class MPINeighborhood(Neighborhood):
         self.adjacent: Any = None
         self.tag = 0  # of the form of exchange that was made last
         self._lenders: dict[tuple[Any, ...], tuple[Exchange, int] | None] = {}
-        self._number = self._round = 0
+        self._round = 0
         self._current: Exchange | str = ""  # in which this rank waits
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
@@ -201,13 +201,6 @@ class MPINeighborhood(Neighborhood):
         """What was made so far for each form of exchange."""
         return {key: form.exchange for key, form in self._forms.items() if form.exchange is not None}
 
-    def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
-        try:
-            return super().finish(started, onto, step)
-        except BaseException:
-            self._watch.waiting = None  # who catches this is not ended for a wait that is over
-            raise
-
     def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         self._round = messages[0].round
         exchange = form.exchange or self._new(messages, form)
@@ -215,17 +208,15 @@ class MPINeighborhood(Neighborhood):
             for message in messages:
                 if message.lent and (self._lenders.get(message.form) or (None,))[0] is not exchange:
                     message.keep()  # who lent the memory may write there while this exchange is under way
-        self._number += 1
         copies = () if self.device is None else self._copies(self.device, exchange, messages)
-        exchange.start(messages, self._round, self._number & 0xFFFFFFFF, copies)
-        self._sent += exchange.nbytes
+        exchange.start(messages, self._round, form.count & 0xFFFFFFFF, copies)
         return exchange, messages
 
     def _new(self, messages: tuple[Message, ...], form: Form) -> Exchange:
         """An exchange of a form that has not been met before. COLLECTIVE."""
         self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
         exchange: Exchange = exchange_of(self, messages)
-        form.exchange = exchange
+        form.exchange, form.sent = exchange, exchange.nbytes
         self._watch.waiting = None
         if exchange.large and exchange.shared is not None:
             for i, one in enumerate(m.form for m in messages):  # where one is sent in two ways, nobody knows where it will be needed
@@ -255,9 +246,9 @@ class MPINeighborhood(Neighborhood):
 
     def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending
-        self._current = exchange
         if (received := exchange.take(messages)) is not None:
             return received
+        self._current = exchange
         if not exchange.alone:
             self._watch.waiting = (time.monotonic(), self._round, exchange)
         wrong = exchange.wait()
@@ -269,9 +260,12 @@ class MPINeighborhood(Neighborhood):
 
     def _end(self, pending: Any) -> None:
         exchange = pending[0]
-        if exchange.pending:  # of small rows in shared memory nothing is left to do
+        if exchange.pending:  # else it was not waited for
             exchange.end()
-        self._watch.waiting = None
+            self._watch.waiting = None
+
+    def _failed(self) -> None:
+        self._watch.waiting = None  # who catches the error is not ended for a wait that is over
 
     def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
         return bool(self.far) and self.device is None and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from mpi4py import MPI
 
-from decentral import kernels
 from decentral.errors import TransportError
 from decentral.message import Message, Place, Scattered
 from decentral.neighborhood import base
@@ -116,6 +115,8 @@ class Exchange:
         for source, route in enumerate(self.routes):
             pieces += [(source, at, i, b * row_bytes[i], count * row_bytes[i]) for at, i, b, count in route.pieces]
         self._unpack = table(pieces)
+        if self.shared is not None:
+            self.shared.join(self._unpack)
 
     def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
         self.pending = True
@@ -240,19 +241,16 @@ class Small(Exchange):
     shared: Shared
 
     def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
-        shared, digest = self.shared, self.digest if len(messages) == 1 else self.digest_of(messages, k)
-        self.header = header = _HEADER.pack(MAGIC, VERSION, digest, k, number)
-        shared.turn = turn = 1 - shared.turn
-        shared.buffer = buffer = shared.halves[turn]
+        digest = self.digest if len(messages) == 1 else self.digest_of(messages, k)
+        self.header = _HEADER.pack(MAGIC, VERSION, digest, k, number)
         self._payloads = tuple(map(payload_of, messages))
-        shared.was = kernels.wire.post(shared.pack, self._payloads, buffer, shared.at, header)
+        self.shared.post.send(self._payloads, self.header)
 
     def take(self, messages: Messages) -> list[Message] | None:
-        shared, wire = self.shared, kernels.wire
-        if wire.wait(shared.buffer, shared.headers, self.header, shared.was, shared.machine.spins, NAP) != len(shared.peers):
-            return None  # late, or another message than expected
         rows = tuple(map(np.empty, self.shapes, _uint8))
-        wire.move(self._unpack, (shared.buffer, *self._payloads), rows)
+        if not self.shared.post.get(NAP, self._payloads, rows):
+            self.pending = True
+            return None  # late, or another message than expected
         return [Message(m.kind, row, m.compressor, m.d, m.dtype, m.round, m.stream) for m, row in zip(messages, rows, strict=True)]
 
 

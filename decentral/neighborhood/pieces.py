@@ -84,10 +84,10 @@ class Route:
 
     cut = False
     heard = 0.0
+    buffer: Array
 
     def __init__(self, peers: list[Peer]):
         self.peers = peers
-        self.buffer = np.empty(0, np.uint8)
         self.there: Array | None = None
         self.headers = np.empty(0, np.int64)
         self.pieces: list[tuple[int, int, int, int]] = []

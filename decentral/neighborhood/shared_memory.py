@@ -93,24 +93,23 @@ def aligned(nbytes: int) -> int:
 
 def usable() -> bool:
     """Can this process share memory with others?"""
-    return hasattr(kernels.wire, "wait") and FOLDER.is_dir()
+    return hasattr(kernels.wire, "Post") and FOLDER.is_dir()
 
 
 class Shared(Route):
     """By way of memory, to the peers on this machine.
 
     rows : of each message, the own rows that leave this rank;  large : are payloads worth being made in this memory
-    Between exchanges halves[turn] holds the last one, and of it our rows at `at`, which go there by the table `pack`; `was`
-    is the number of the one before it.
+    `post`, which `join` makes, posts and waits; between exchanges halves[post.turn] holds the last one.
     Raises MemoryError on all ranks of the machine where there is no room. COLLECTIVE over them.
     """
 
     def __init__(self, machine: Machine, rank: int, peers: list[Peer], messages: Messages, rows: list[Array], large: bool):
         super().__init__(peers)
         sizes = [m.row_bytes for m in messages]
-        self.machine, self.turn, self.was = machine, 0, 0
+        self.machine = machine
         self.halves, starts = machine.memory(ALIGN + sum(aligned(len(own) * size) for own, size in zip(rows, sizes, strict=True)))
-        self.at = starts[rank]
+        self.at, self.post = starts[rank], None  # type: int, Any
         self.headers = np.array([starts[p.rank] for p in peers], np.int64)
         for peer in peers:
             at = starts[peer.rank] + ALIGN
@@ -128,36 +127,44 @@ class Shared(Route):
                 places.append(Place(half[at : at + len(own) * size].reshape(-1, size)))
             at += aligned(len(own) * size)
         self._packs = [table(p) for p in pack] if large else []
-        self.pack = table([] if large else sum(pack, []))
+        self._pack = table([] if large else sum(pack, []))
+
+    def join(self, unpack: Array) -> None:
+        """unpack : the `table` of what goes from a half, source 0, and own payloads into the rows that come back"""
+        self.post = kernels.wire.Post(self.halves, self.at, self.headers, self._pack, unpack, self.machine.spins)
+
+    @property
+    def buffer(self) -> Array:  # type: ignore[override]
+        half: Array = self.halves[self.post.turn]
+        return half
+
 
     def place(self, index: int) -> Place | None:
         """Where the next payload of a message can be made, in place of a copy; None where it cannot. Between exchanges."""
         if not self._packs or not self._whole[index]:
             return None
-        place = self._places[1 - self.turn][index]
+        place = self._places[1 - self.post.turn][index]
         place.clear()
         return place
 
     def start(self, messages: Messages, header: bytes) -> None:
-        self.turn = turn = 1 - self.turn
-        self.buffer = buffer = self.halves[turn]
         payloads = tuple(map(payload_of, messages))
-        if self._packs:
-            for pack, payload, place in zip(self._packs, payloads, self._places[turn], strict=False):
-                if payload is not place.rows:
-                    place.clear()
-                    move(pack, payloads, (buffer,))
-        self.was = kernels.wire.post(self.pack, payloads, buffer, self.at, header)
+        turn = 1 - self.post.turn
+        for pack, payload, place in zip(self._packs, payloads, self._places[turn], strict=False):
+            if payload is not place.rows:
+                place.clear()
+                move(pack, payloads, (self.halves[turn],))
+        self.post.send(payloads, header)
 
     def wait(self, header: bytes) -> int:
         nap = NAP
         while True:
-            found: int | None = kernels.wire.wait(self.buffer, self.headers, header, self.was, self.machine.spins, nap)
+            found: int | None = self.post.wait(nap)
             if found is not None:
                 return found
             self.machine.progress()
             nap = min(2 * nap, 64 * NAP)
 
     def free(self) -> None:
-        self.halves = self.buffer = np.empty(0, np.uint8)
+        self.halves, self.post = np.empty((2, 0), np.uint8), None
         self._places = [[], []]
