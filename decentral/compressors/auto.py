@@ -5,7 +5,7 @@ For each candidate two numbers are found, and the one with the least product is 
     seconds a round    rounds of the method itself, on its own problem, ranks and network; where the configuration gives
                        latency or bandwidth, what such a network would add
     rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold, with the step sizes that the method would use: of the run
-                       itself, two digits from its start, or one, where `PATIENCE` seconds are enough for the first candidate;
+                       itself, two digits from its start, or one, where there is time for that in the second that all of it may take;
                        else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process. Where L is
                        not known either, no compression and 8 bits alone are compared, and their rounds taken to be equal
 
@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from decentral.graph import Graph, MixingMatrix
     from decentral.neighborhood import Neighborhood
 
-BUDGET, TURNS, WINDOW, START = 0.1, 3, 0.0005, 64
+BUDGET, TURNS, WINDOW, START = 0.08, 3, 0.0005, 64
 """Seconds for which the rounds of one candidate are measured, about, the turns of all candidates, and seconds of a window; at
 least three rounds, and always the first `START` of a run."""
-PATIENCE, DIGITS, LEAST = 0.3, 2, 10
-"""The own problem: seconds for the first candidate, the most digits, and the rounds for which there must be time."""
+SECONDS, SHARE, DIGITS, LEAST = 1.0, 1 / 3, 2, 10
+"""Seconds for all of it, about. The own problem: what the first candidate may take of those that are left, for the others need
+about as many rounds or are stopped before; the most digits, and the rounds for which there must be time."""
 DIVERGED, FAR = 100.0, 1e20
 """‖∇F(x̄)‖² that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
@@ -118,9 +119,11 @@ def measure(
     """
     before, evaluations = hood.meters(), oracle.evaluations.copy()
     x = hood.give(np.zeros((hood.n, oracle.problem.d), hood.dtype)) if start is None else start
+    begin = time.perf_counter()
     here, network = _seconds(methods, hood, oracle, auto, x)
     seconds = (here + network).tolist()
-    rounds = _rounds(methods, seconds, hood, oracle, x, most, PATIENCE) if LEAST * here[0] < PATIENCE else []
+    patience = SHARE * (SECONDS - float(hood.max(np.array([time.perf_counter() - begin]))[0]))
+    rounds = _rounds(methods, seconds, hood, oracle, x, most, patience) if LEAST * here[0] < patience else []
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:
@@ -215,7 +218,7 @@ def _rounds(
 def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, most: int) -> Iterator[tuple[int, float]]:
     """k and ‖∇F(x̄)‖² after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
 
-    The next look is an eighth of the rounds so far away: what grows by the round is seen long before it overflows
+    The next look is a quarter of the rounds so far away: what grows by the round is seen long before it overflows
     and a rank fails alone.
     """
     problem = oracle.problem
@@ -230,7 +233,7 @@ def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, 
             value = float(gradient @ gradient)
             first = first or value
             yield k, value / first if first and total[-1] < FAR else np.inf
-            due = min(k + 1 + k // 8, max(most, k + 1))
+            due = min(k + 1 + k // 4, max(most, k + 1))
         state = method.round(state, k, hood, oracle)
         k += 1
 

@@ -133,7 +133,7 @@ def descents(*falls: float) -> tuple[list[Any], Any, Oracle]:
 @pytest.fixture
 def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine must not make it the stand-in."""
-    monkeypatch.setattr(auto, "PATIENCE", 60.0)
+    monkeypatch.setattr(auto, "SECONDS", 60.0)
 
 
 def test_rounds_are_those_of_the_own_problem() -> None:
@@ -168,13 +168,13 @@ def test_no_more_rounds_than_those_of_the_run() -> None:
 
 
 def test_one_digit_or_the_stand_in_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock of a second a look: the 10th look, at round 12, sees one digit, and the 14th, at 22, two."""
+    """A clock of a second a look: the 7th look, at round 11, sees one digit, and the 10th, at 23, two."""
     levels, crossing = [], auto._crossing
     monkeypatch.setattr(auto, "_crossing", lambda trace, level: levels.append(level) or crossing(trace, level))
     clock = iter(range(10_000))
     monkeypatch.setattr(auto.time, "perf_counter", lambda: float(next(clock)))
     methods, *rest = descents(0.1, 0.2)
-    for seconds, digits in ((16.0, 2), (12.0, 1), (8.0, 0)):
+    for seconds, digits in ((12.0, 2), (8.0, 1), (5.0, 0)):
         levels.clear()
         found = auto._rounds(methods, [1.0, 1.0], *rest, START, 1000, seconds)
         assert levels == ([10.0**-digits] * 2 if digits else [])

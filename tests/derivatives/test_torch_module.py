@@ -349,14 +349,14 @@ def test_bad_values(config: Path, capfd: pytest.CaptureFixture[str], overrides: 
     assert not list(Path(".").glob("results/*/final.npz"))
 
 
-@pytest.mark.parametrize("patience", [60.0, 0.0])
-def test_auto_measures_a_module(config: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, patience: float) -> None:
+@pytest.mark.parametrize("seconds", [60.0, 0.0])
+def test_auto_measures_a_module(config: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """From the module's own start; where its progress is not measured, none and 8 bits alone are compared."""
-    monkeypatch.setattr("decentral.compressors.auto.PATIENCE", patience)
+    monkeypatch.setattr("decentral.compressors.auto.SECONDS", seconds)
     compressor = 'algorithm.compressor={name="auto", latency=1e-6, bandwidth=1e3}'
     assert main(["run", str(config), "--set", compressor]) == 0
     out = "".join(capfd.readouterr())
-    assert out.count("ms a round") == (4 if patience else 2) and ("taken to need as many rounds" in out) == (not patience)
+    assert out.count("ms a round") == (4 if seconds else 2) and ("taken to need as many rounds" in out) == (not seconds)
     (run,) = Path("results").glob("*/run.json")
     assert json.loads(run.read_text())["parameters"]["compressor"]["name"] == "quantize"
 
