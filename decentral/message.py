@@ -13,7 +13,7 @@ from decentral.state import Array
 
 if TYPE_CHECKING:
     from decentral.compressors import Compressor
-    from decentral.compressors.base import Part
+    from decentral.compressors.base import Part, Sums
 
 
 class Message:
@@ -75,6 +75,10 @@ class Message:
         u : (rows, d);  with step = 1 the result is u itself
         """
         return self.compressor.advance(self.payload, u, step)
+
+    def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
+        """The disagreement of received rows, made as they are decoded, where a kernel does that; see `Compressor.mix`."""
+        return self.compressor.mix(((0, self.payload),), self.d, self.dtype, u, step, sums)
 
     def make(self, row: int | None = None, part: int = 0) -> Array:
         """The payload, in which this row, or its part of that number, and all before it are ready; without a row, all."""
@@ -164,6 +168,9 @@ class Deferred(Message):
             self._release()
         return self._memory
 
+    def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
+        return None  # to encode and advance in one pass saves more
+
     def advance(self, u: Array, step: float = 1.0) -> Array:
         self._release()
         if self._row == self._part == 0 and _same(u, self._minus) and (estimate := self._feedback(step)) is not None:
@@ -187,13 +194,14 @@ class Scattered(Message):
     """A message that came back with its rows in several places, on the CPU, and perhaps one after the other.
 
     rows : how many;  blocks : (row, payload of the rows from there on, part of them or None), all of all rows once
+    here : all of it is here, in whole rows
     """
 
-    __slots__ = ("blocks", "rows")
+    __slots__ = ("blocks", "here", "rows")
 
-    def __init__(self, of: Message, rows: int, blocks: Iterable[tuple[int, Array, Part | None]]):
+    def __init__(self, of: Message, rows: int, blocks: Iterable[tuple[int, Array, Part | None]], here: bool = False):
         super().__init__(of.kind, np.empty((0, of.row_bytes), np.uint8), of.compressor, of.d, of.dtype, of.round, of.stream)
-        self.rows, self.blocks = rows, blocks
+        self.rows, self.blocks, self.here = rows, blocks, here
 
     def decode(self) -> Array:
         out = np.empty((self.rows, self.d), self.dtype)
@@ -208,3 +216,10 @@ class Scattered(Message):
             rows = slice(row, row + len(payload))
             self.compressor.advance_into(payload, u[rows], step, estimate[rows], part)
         return estimate
+
+    def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
+        if not self.here:
+            return None
+        self.blocks = list(self.blocks)
+        blocks = tuple([(row, payload) for row, payload, _ in self.blocks])
+        return self.compressor.mix(blocks, self.d, self.dtype, u, step, sums)

@@ -79,8 +79,7 @@ class CEDAS:
         oracle.begin(s.memory, s.x, k)
         y = s.x - self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k) - s.dual
         q = hood.to_neighbors(self.compressor, y, k, minus=s.h)  # (1)
-        yh = hood.exchange(q, onto=s.h, step=self.reference_step)  # (2)
-        t = self.mixing_step / 2 * hood.disagreement(yh)
+        t = self.mixing_step / 2 * hood.exchange(q, onto=s.h, step=self.reference_step, then=hood.disagreement)  # (2)
         s.dual += t
         s.x = np.subtract(y, t, out=s.x)  # (3)
         return s

@@ -69,6 +69,5 @@ class ChocoSGD:
         oracle.begin(s.memory, s.x, k)
         s.x -= self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k)  # (1)
         q = hood.to_neighbors(self.compressor, s.x, k, minus=s.xh)  # (2)
-        xh = hood.exchange(q, onto=s.xh)  # (3)
-        s.x -= self.mixing_step * hood.disagreement(xh)  # (4)
+        s.x -= self.mixing_step * hood.exchange(q, onto=s.xh, then=hood.disagreement)  # (3), (4)
         return s

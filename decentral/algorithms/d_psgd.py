@@ -64,8 +64,7 @@ class DPSGD:
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
         g = self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k)
-        x = hood.exchange(hood.to_neighbors(PLAIN, s.x, k))
-        s.x -= hood.disagreement(x)
+        s.x -= hood.exchange(hood.to_neighbors(PLAIN, s.x, k), then=hood.disagreement)
         s.x -= g
         return s
 
@@ -86,6 +85,5 @@ class ATC(DPSGD):
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
         s.x -= self.step_size / (1 + self.decay * k) * oracle(s.memory, s.x, k)
-        y = hood.exchange(hood.to_neighbors(PLAIN, s.x, k))
-        s.x -= hood.disagreement(y)
+        s.x -= hood.exchange(hood.to_neighbors(PLAIN, s.x, k), then=hood.disagreement)
         return s

@@ -112,7 +112,7 @@ class DPDC:
 
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         q = hood.to_neighbors(self.compressor, s.x, k, minus=s.a)
-        Lxh = hood.laplacian(hood.exchange(q, onto=s.a, step=self.reference_step))  # (1) of a + q, and (3)
+        Lxh = hood.exchange(q, onto=s.a, step=self.reference_step, then=hood.laplacian)  # (1) of a + q, and (3)
         return self._step(s, k, Lxh, oracle)
 
     def _step(self, s: State, k: int, Lxh: Agents, oracle: Oracle) -> State:

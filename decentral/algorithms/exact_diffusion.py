@@ -63,7 +63,7 @@ class ExactDiffusion:
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
         y = s.x - self.step_size * oracle(s.memory, s.x, k) - s.dual  # (1)
-        t = 0.5 * hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, y, k)))
+        t = 0.5 * hood.exchange(hood.to_neighbors(PLAIN, y, k), then=hood.disagreement)
         s.dual += t
         s.x = np.subtract(y, t, out=s.x)  # (2)
         return s

@@ -68,7 +68,7 @@ class EXTRA:
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         oracle.begin(s.memory, s.x, k)
         g = oracle(s.memory, s.x, k)
-        t = hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, s.x, k)))
+        t = hood.exchange(hood.to_neighbors(PLAIN, s.x, k), then=hood.disagreement)
         s.x -= self.step_size * g + t + s.p
         s.p += 0.5 * t  # (1)
         return s

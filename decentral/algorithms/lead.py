@@ -95,7 +95,7 @@ class LEAD:
         s.x -= eta * oracle(s.memory, s.x, k)
         y = s.x - eta * s.dual  # (1)
         q = hood.to_neighbors(self.compressor, y, k, minus=s.h)  # (2)
-        yh = hood.exchange(q, onto=s.h, step=self.reference_step)  # (3)
-        s.dual += self.mixing_step / (2 * eta) * hood.disagreement(yh)  # (4)
+        t = hood.exchange(q, onto=s.h, step=self.reference_step, then=hood.disagreement)  # (3)
+        s.dual += self.mixing_step / (2 * eta) * t  # (4)
         s.x -= eta * s.dual  # (5)
         return s

@@ -77,7 +77,7 @@ class ProxSkip:
         oracle.begin(s.memory, s.x, k)
         z = s.x - self.step_size * oracle(s.memory, s.x, k) - s.y  # (1)
         if Key(hood.seed, Purpose.COIN + 16, k, EVERYBODY).uniform(1)[0, 0] < self.probability:
-            t = hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, z, k))) / (2 * self.chi)
+            t = hood.exchange(hood.to_neighbors(PLAIN, z, k), then=hood.disagreement) / (2 * self.chi)
             s.y += self.probability * t
             z -= t  # (2)
         s.x = z

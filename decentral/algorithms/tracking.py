@@ -60,11 +60,12 @@ class DIGing:
         return State(x, g.copy(), g, memory)
 
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
-        x, y = hood.exchange(hood.to_neighbors(PLAIN, s.x, k), hood.to_neighbors(PLAIN, s.y, k, stream=1))
-        s.x -= hood.disagreement(x) + self.step_size * s.y
+        qx, qy = hood.to_neighbors(PLAIN, s.x, k), hood.to_neighbors(PLAIN, s.y, k, stream=1)
+        tx, ty = hood.exchange(qx, qy, then=hood.disagreement)
+        s.x -= tx + self.step_size * s.y
         oracle.begin(s.memory, s.x, k + 1)  # round 0's draws were used at x_0
         g = oracle(s.memory, s.x, k + 1)
-        s.y -= hood.disagreement(y)
+        s.y -= ty
         s.y += g - s.g
         s.g = g
         return s
@@ -81,10 +82,10 @@ class ATCTracking(DIGing):
 
     def round(self, s: State, k: int, hood: Neighborhood, oracle: Oracle) -> State:
         s.x -= self.step_size * s.y
-        s.x -= hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, s.x, k)))
+        s.x -= hood.exchange(hood.to_neighbors(PLAIN, s.x, k), then=hood.disagreement)
         oracle.begin(s.memory, s.x, k + 1)
         g = oracle(s.memory, s.x, k + 1)
         s.y += g - s.g
         s.g = g
-        s.y -= hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, s.y, k, stream=1)))
+        s.y -= hood.exchange(hood.to_neighbors(PLAIN, s.y, k, stream=1), then=hood.disagreement)
         return s

@@ -206,7 +206,7 @@ def _averaging(comm: MPI.Comm, graph: Graph, seconds: float, row: Callable[..., 
             y += mean
 
         def ours(k: int, x: Array = x) -> None:
-            x -= hood.disagreement(hood.exchange(hood.to_neighbors(PLAIN, x, k)))
+            x -= hood.exchange(hood.to_neighbors(PLAIN, x, k), then=hood.disagreement)
 
         found = race(comm, seconds, ours=ours, bare=by_hand)
         row(f"average of {d:,} float32 over the neighbors", found["ours"], found["bare"])

@@ -4,7 +4,7 @@
 
 A ratio is a time over that of `numpy.copyto` of the same float32 array in the same run. "stock" is what one would
 write without this project: NumPy for the quantizer (the plain text of the same function), `numpy.argpartition` of the
-magnitudes for top-k, `numpy.packbits` for signs; for the kernel that encodes and advances, the two that do one of it; and,
+magnitudes for top-k, `numpy.packbits` for signs; for a kernel that does two things, the two that do one of them; and,
 where it is installed, PyTorch on one thread: `torch.topk` of the magnitudes, unsorted, and the quantizer in eager
 operations. What is freed is kept for the next array, as in a run (`allocation`). That helps whoever makes large
 temporaries, as eager PyTorch does: "PyTorch eager" runs in an ordinary process beside this one, in turn with the others, as
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from decentral import kernels
-from decentral.compressors import NormSign, Quantize, RandK, TopK, TopKQuantize
+from decentral.compressors import Identity, NormSign, Quantize, RandK, TopK, TopKQuantize
 from decentral.random import Key
 from decentral.state import Array
 
@@ -31,7 +31,7 @@ BLOCK = 1024
 """Entries under one scale."""
 
 ROWS = 3
-"""Known rows in the row "a round": the own and two neighbors'."""
+"""Known rows in the rows "a round" and "mix": the own and two neighbors'."""
 
 
 def best_of(seconds: float, bodies: dict[str, Callable[[], Any]]) -> dict[str, float]:
@@ -144,6 +144,24 @@ def rows(seconds: float, n: int = 10_000_000) -> list[dict[str, Any]]:
 
     add(f"a round: encode one row, accumulate {ROWS}, 4 bits", whole, {})
     twice(f"a round: encode one row, accumulate {ROWS}, 4 bits", whole)
+    sums = np.array([0, ROWS - 1]), np.arange(1, ROWS), np.full(ROWS - 1, 0.3, np.float32)  # the own row and its neighbors'
+    plain_rows = np.repeat(x.view(np.uint8), ROWS, axis=0)
+    for what, sent_rows, codec, reference in (
+        (f"mix {ROWS} rows as they are", plain_rows, Identity(), None),
+        (f"decode {ROWS} rows, advance by 1/2 and mix, 4 bits", received, q4, known),
+    ):
+
+        def in_one_pass(sent: Array = sent_rows, codec: Any = codec, u: Array | None = reference) -> Any:
+            return codec.mix(((0, sent),), n, np.float32, u, 0.5, sums)
+
+        def in_two_passes(sent: Array = sent_rows, codec: Any = codec, u: Array | None = reference) -> Array:
+            estimate, out = codec.decode(sent, n, np.float32) if u is None else codec.advance(sent, u, 0.5), np.empty((1, n), np.float32)
+            kernels.c.disagreement(estimate, *sums, out)
+            return out
+
+        if in_one_pass() is not None:
+            add(what, in_one_pass, {"two passes": in_two_passes})
+            twice(what, in_one_pass, {"two passes": on_two_threads(in_two_passes)})
     for part in (0.001, 0.01, 0.1):
         k = int(part * n)
         c = TopK(k=k)

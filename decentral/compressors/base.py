@@ -27,6 +27,12 @@ class Part(NamedTuple):
     where: tuple[tuple[int, int], ...]
 
 
+Blocks = tuple[tuple[int, Array], ...]
+"""Received rows: (the first one's number, their payload), each row once."""
+Sums = tuple[Array, Array, Array | None]
+"""Of own agents: arcs ptr[i] : ptr[i + 1] leave i, (n + 1,); the received row at the head of each, (m,); their weights, or ones."""
+
+
 class Compressor(Protocol):
     """Rows in, packed rows out: C(v) = decode(encode(v)), the same bits at both ends of an arc.
 
@@ -96,6 +102,14 @@ class Compressor(Protocol):
         Else False, and nothing is done. Raises NonFiniteError as `encode` does; then u has advanced somewhere, or not.
         """
         return False
+
+    def mix(self, blocks: Blocks, d: int, dtype: Any, u: Array | None, step: float, sums: Sums) -> Array | None:
+        """Σ_j w_ij (û_i − û_j), (n, d), of received rows û = u + q, and `advance` of u, in one pass where a kernel does it.
+
+        Without a reference u (k, d), û = q. Else None, and nothing is done. Raises TransportError as `decode` does; then u
+        has advanced somewhere, or not.
+        """
+        return None
 
     def nbytes(self, d: int, dtype: Any) -> int:
         """Bytes of a row on the wire."""
@@ -177,6 +191,19 @@ def all_finite(v: Array, to_send: bool = False) -> bool:
     if kernels.c is not None:
         return bool(kernels.c.all_finite(np.ascontiguousarray(v)))
     return bool(np.isfinite(v).all())
+
+
+def mixed(
+    blocks: Blocks, d: int, dtype: Any, u: Array | None, step: float, sums: Sums, *grid: float
+) -> Array | None:
+    """`Compressor.mix` of plain numbers, or of codes of a grid: top, width, block and gain."""
+    if kernels.c is None or not d or not (u is None or u.flags.c_contiguous):
+        return None
+    rows, out = sum([len(payload) for _, payload in blocks]), np.empty((len(sums[0]) - 1, d), dtype)
+    done = kernels.c.mix(blocks, rows, u, *sums, out, *(grid or (0, 0, 0, 1.0)), step)
+    if done is False:
+        raise damaged("NaN or infinite entries, or a scale out of range")
+    return out if done else None
 
 
 def scales_above(m: Array) -> Array:

@@ -41,10 +41,13 @@ import numpy as np
 from decentral import kernels
 from decentral.compressors.base import (
     TILE,
+    Blocks,
     Compressor,
     Part,
+    Sums,
     damaged,
     expect,
+    mixed,
     pack,
     read_scales,
     scales_above,
@@ -241,6 +244,10 @@ class OnGrid(Compressor):
     def advance_into(self, payload: Array, u: Array, step: float, out: Array, part: Part | None = None) -> None:
         d = u.shape[1]
         self.grid(d).advance(payload, u, step, out, self.gain(d), part)
+
+    def mix(self, blocks: Blocks, d: int, dtype: Any, u: Array | None, step: float, sums: Sums) -> Array | None:
+        grid = self.grid(d)
+        return mixed(blocks, d, dtype, u, step, sums, grid.top, grid.width, grid.block, self.gain(d))
 
     def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
         d = x.shape[1]

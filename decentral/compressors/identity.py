@@ -9,7 +9,18 @@ from typing import Any, ClassVar
 import numpy as np
 
 from decentral import kernels
-from decentral.compressors.base import Compressor, Part, all_finite, copy_finite, damaged, expect, refuse_non_finite
+from decentral.compressors.base import (
+    Blocks,
+    Compressor,
+    Part,
+    Sums,
+    all_finite,
+    copy_finite,
+    damaged,
+    expect,
+    mixed,
+    refuse_non_finite,
+)
 from decentral.random import Key
 from decentral.state import Array
 
@@ -63,6 +74,9 @@ class Identity(Compressor):
         if part is not None:
             payload, u, out = _slices(part, payload, u, out)
         super().advance_into(payload, u, step, out)
+
+    def mix(self, blocks: Blocks, d: int, dtype: Any, u: Array | None, step: float, sums: Sums) -> Array | None:
+        return mixed(blocks, d, dtype, u, step, sums)
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return d * np.dtype(dtype).itemsize

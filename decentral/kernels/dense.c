@@ -178,6 +178,21 @@ typedef struct {
     int64_t d;
 } Sum;
 
+/* Received rows, where they lie, and what is made of them: see `mix`. */
+typedef struct {
+    const uint8_t **at;
+    const Grid *g; /* NULL: plain numbers */
+    void *u;
+    int64_t rows, own, d;
+    double gain, eta;
+    const int64_t *ptr, *head;
+    const void *weights;
+    void *out;
+    int failed; /* BAD, FULL */
+} Mix;
+
+enum { BAD = 1, FULL = 2, ROOM = 1 << 18 }; /* ROOM: bytes of the columns of all rows at a time, of most of a second cache */
+
 typedef struct {
     double a, b, c;
     const void *y, *w, *x;
@@ -636,6 +651,88 @@ FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or 
     END;
 }
 
+/* Where the rows of blocks (first row, payload) lie, all of them once; 0 with an error, or without one where they are not aligned. */
+static int take_rows(Py_buffer *payloads, PyObject *blocks, const uint8_t **at, int64_t rows, int64_t size) {
+    int aligned = 1;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(blocks); i++) {
+        PyObject *block = PyTuple_GET_ITEM(blocks, i);
+        if (!require(PyTuple_Check(block) && PyTuple_GET_SIZE(block) == 2, "a block needs its row and payload")) return 0;
+        const int64_t first = PyLong_AsLongLong(PyTuple_GET_ITEM(block, 0));
+        if (PyErr_Occurred() || PyObject_GetBuffer(PyTuple_GET_ITEM(block, 1), &payloads[i], PyBUF_C_CONTIGUOUS)) return 0;
+        const Py_buffer *b = &payloads[i];
+        if (!require(b->ndim == 2 && b->itemsize == 1, "a payload needs rows of bytes")) return 0;
+        if (!require(first >= 0 && first + b->shape[0] <= rows && b->shape[1] == payloads[0].shape[1], "a block does not fit")) return 0;
+        for (int64_t r = 0; r < b->shape[0]; r++) {
+            if (!require(!at[first + r], "a row comes twice")) return 0;
+            at[first + r] = (const uint8_t *)b->buf + r * b->shape[1];
+            aligned &= (uintptr_t)at[first + r] % (uintptr_t)size == 0;
+        }
+    }
+    for (int64_t r = 0; r < rows; r++)
+        if (!require(at[r] != NULL, "a row is missing")) return 0;
+    return aligned;
+}
+
+/* (blocks, rows, u (k, d) or None, ptr (n + 1,), head (m,), weights (m,) or None, out (n, d), top, width, block, gain, eta): of the
+ * k = `rows` rows û = u + q, or q, whose messages lie in the blocks, out is the disagreement, and u ← u + η q; width = 0: plain
+ * numbers. False where a message is damaged; None, and nothing is done, where a row of plain numbers is not aligned, or rows are
+ * too many to gain by it. */
+FUNCTION(mix) {
+    BEGIN(12);
+    Grid g;
+    Py_buffer *u = NULL, *ptr, *head, *weights = NULL, *out, *payloads = NULL;
+    const uint8_t **at = NULL;
+    Py_ssize_t blocks = 0;
+    TAKE(out, 6, "fd", 2, 1);
+    if (args[2] != Py_None) {
+        TAKE(u, 2, like(out), 2, 1);
+    }
+    TAKE(ptr, 3, "q", 1, 0);
+    TAKE(head, 4, "q", 1, 0);
+    if (args[5] != Py_None) {
+        TAKE(weights, 5, like(out), 1, 0);
+    }
+    const int64_t rows = PyLong_AsLongLong(args[1]), n = out->shape[0], d = out->shape[1], m = head->shape[0];
+    const double gain = PyFloat_AsDouble(args[10]), eta = PyFloat_AsDouble(args[11]);
+    const long width = PyLong_AsLong(args[8]);
+    if (PyErr_Occurred()) goto end;
+    NEED(d >= 1 && n >= 1 && rows >= n, "rows");
+    NEED(!u || (u->shape[0] == rows && u->shape[1] == d), "u and the messages differ in shape");
+    NEED(rising(ptr, n, m), "ptr");
+    NEED(!weights || weights->shape[0] == m, "weights and head differ in length");
+    for (int64_t a = 0; a < m; a++) NEED(((int64_t *)head->buf)[a] >= 0 && ((int64_t *)head->buf)[a] < rows, "head");
+    NEED(PyTuple_Check(args[0]) && PyTuple_GET_SIZE(args[0]) > 0, "blocks");
+    blocks = PyTuple_GET_SIZE(args[0]);
+    payloads = PyMem_Calloc((size_t)blocks, sizeof *payloads);
+    at = PyMem_Calloc((size_t)rows, sizeof *at);
+    if (!payloads || !at) {
+        PyErr_NoMemory();
+        goto end;
+    }
+    if (!take_rows(payloads, args[0], at, rows, width ? 1 : out->itemsize)) {
+        if (!PyErr_Occurred()) result = Py_NewRef(Py_None);
+        goto end;
+    }
+    NEED(width ? take_grid(&g, args + 7, d, payloads->shape[1]) : payloads->shape[1] == d * out->itemsize, "grid, or bytes of a row");
+    const int64_t unit = width ? unit_of(&g) : TILE;
+    if (rows > ROOM / (unit < d ? unit : d) / out->itemsize) { /* too many rows for columns of them to stay in the cache */
+        NONE;
+        goto end;
+    }
+    Mix job = {at, width ? &g : NULL, u ? u->buf : NULL, rows, n, d, gain, eta, ptr->buf, head->buf, weights ? weights->buf : NULL, out->buf, 0};
+    Py_BEGIN_ALLOW_THREADS;
+    share(threads_for((rows + m) * d, SOME), 1, 0, d, unit, is_double(out) ? mix_f64 : mix_f32, &job);
+    Py_END_ALLOW_THREADS;
+    if (job.failed == FULL) PyErr_NoMemory();
+    else result = PyBool_FromLong(!job.failed);
+end:
+    for (Py_ssize_t i = 0; payloads && i < blocks; i++) PyBuffer_Release(&payloads[i]);
+    PyMem_Free(payloads);
+    PyMem_Free(at);
+    release(&all);
+    return result;
+}
+
 /* (a, y (k, d), b, w (k, d), c, x (l, d) or None, at (k,) or None, out (k, d)): out = a y + b w + c x[at]; out may be y or w */
 FUNCTION(blend) {
     BEGIN(8);
@@ -762,6 +859,7 @@ static PyMethodDef methods[] = {METHOD(use_threads),
                                 METHOD(quantize_advance),
                                 METHOD(total),
                                 METHOD(disagreement),
+                                METHOD(mix),
                                 METHOD(blend),
                                 METHOD(glm_margins),
                                 METHOD(glm_combine),
@@ -1139,6 +1237,57 @@ CLONES static void NAME(disagreement)(void *context, const Part *part) {
                     for (int64_t k = 0; k < size; k++) sum[k] += here[k] - there[k];
             }
         }
+}
+
+/* A piece of `disagreement` with rows that lie anywhere. */
+INLINE void NAME(differences)(const REAL **row, const Mix *m, int64_t i, int64_t start, int64_t size) {
+    const REAL *restrict here = row[i] + start, *weights = m->weights;
+    REAL *restrict sum = (REAL *)m->out + i * m->d + start;
+    memset(sum, 0, sizeof(REAL) * (size_t)size);
+    for (int64_t a = m->ptr[i]; a < m->ptr[i + 1]; a++) {
+        const REAL *restrict there = row[m->head[a]] + start;
+        if (weights)
+            for (int64_t k = 0; k < size; k++) sum[k] += weights[a] * (here[k] - there[k]);
+        else
+            for (int64_t k = 0; k < size; k++) sum[k] += here[k] - there[k];
+    }
+}
+
+/* Columns begin..end − 1 of received row r: û = u + q to `to` or, where that is NULL, nowhere; u ← u + η q. */
+INLINE int NAME(receive)(const Mix *m, int64_t r, REAL *to, int64_t begin, int64_t end) {
+    const NAME(Target) target = {to, m->u ? (REAL *)m->u + r * m->d : NULL, (REAL)m->eta};
+    if (m->g) return NAME(decode)(m->at[r], &target, m->g, (REAL)m->gain, begin, end);
+    const REAL *restrict q = (const REAL *)m->at[r];
+    if (!NAME(finite)(q + begin, end - begin)) return 0;
+    if (!target.u) return 1;
+    REAL *restrict u = target.u;
+    if (to)
+        for (int64_t e = begin; e < end; e++) to[e] = u[e] + q[e];
+    for (int64_t e = begin; e < end; e++) u[e] += target.eta * q[e];
+    return 1;
+}
+
+CLONES static void NAME(mix)(void *context, const Part *part) {
+    Mix *m = context;
+    const int64_t unit = m->g ? unit_of(m->g) : TILE, room = ROOM / (int64_t)sizeof(REAL) / m->rows, most = part->end - part->begin;
+    const int64_t columns = room < most ? room / unit * unit : most;
+    const int kept = m->u ? m->eta != 1 : m->g != NULL; /* û is neither u nor the message */
+    const REAL **row = malloc(sizeof *row * (size_t)m->rows);
+    REAL *scratch = kept ? malloc(sizeof *scratch * (size_t)(m->rows * columns)) : NULL;
+    if (!row || (kept && !scratch)) __atomic_store_n(&m->failed, FULL, __ATOMIC_RELAXED);
+    for (int64_t begin = part->begin; begin < part->end && !__atomic_load_n(&m->failed, __ATOMIC_RELAXED); begin += columns) {
+        const int64_t end = part->end - begin < columns ? part->end : begin + columns;
+        for (int64_t r = 0; r < m->rows; r++) {
+            REAL *to = kept ? scratch + r * columns - begin : NULL;
+            if (!NAME(receive)(m, r, to, begin, end)) __atomic_store_n(&m->failed, BAD, __ATOMIC_RELAXED);
+            row[r] = to ? to : m->u ? (const REAL *)m->u + r * m->d : (const REAL *)m->at[r];
+        }
+        for (int64_t i = 0; i < m->own; i++)
+            for (int64_t e = begin; e < end; e += NAME(CHUNK))
+                NAME(differences)(row, m, i, e, end - e < NAME(CHUNK) ? end - e : NAME(CHUNK));
+    }
+    free(row);
+    free(scratch);
 }
 
 /* a y + b w + c x[at] on every row; x or at may be missing. */

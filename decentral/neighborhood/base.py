@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from decentral.device import Device
     from decentral.graph import Graph, MixingMatrix
 
+Then = Callable[[Known], Agents]
 _form_of, _decoded = attrgetter("form"), methodcaller("decode")
 HEADER = 16
 """Bytes that frame one message between two neighbors in one exchange; counted in `wire_bytes`."""
@@ -324,7 +325,9 @@ class Neighborhood:
         sentence = f"round {k}: agent {who} would send NaN or infinite entries{count}: the method diverged; try a smaller step_size"
         return type(error)(error.rows, sentence)
 
-    def exchange(self, *messages: Message, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
+    def exchange(
+        self, *messages: Message, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0, then: Then | None = None
+    ) -> Any:
         """Send messages to the neighbors and return theirs, decoded; one message moves per neighboring rank.
 
         An agent message returns known rows (own rows included, as decoded); an arc message returns arc rows, z_ji in
@@ -332,10 +335,12 @@ class Neighborhood:
 
         onto : a reference u for each message, known or arc rows. Then û = u + q comes back in place of q, and the
         reference moves, u ← u + step q; with step = 1 both are one array. See `Message.advance`.
+        then : `disagreement` or `laplacian`: of the known rows that would come back, its sums (n, d) come back, in new arrays; where
+        a kernel serves the compressor, in the same pass in which they are decoded, and without an array of them
         After an error (NaN in a row to be sent, say) a neighborhood is of no use any more.
         COLLECTIVE between neighboring ranks.
         """
-        return self.finish(self._begin(messages), onto, step)
+        return self.finish(self._begin(messages), onto, step, then)
 
     def start(self, *messages: Message) -> Any:
         """Begin an exchange; hand the result to `finish`. Work may be done in between.
@@ -368,22 +373,33 @@ class Neighborhood:
             self._forms[key] = Form(messages, self.m)
         return self._forms[key]
 
-    def finish(self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0) -> Any:
+    def finish(
+        self, started: Any, onto: Array | tuple[Array, ...] | None = None, step: float = 1.0, then: Then | None = None
+    ) -> Any:
         """Complete an exchange that `start` began; see `exchange`."""
         form, pending = started
         try:
             received = self._finish(pending)
-            if onto is None:
+            if onto is None and then is None:
                 found = tuple(map(_decoded, received))
             else:
-                references = onto if isinstance(onto, tuple) else (onto,)
-                found = tuple([m.advance(u, step) for m, u in zip(received, references, strict=True)])
+                references = onto if isinstance(onto, tuple) else (onto,) * (len(received) if onto is None else 1)
+                found = tuple([self._read(m, u, step, then) for m, u in zip(received, references, strict=True)])
             self._end(pending)
         except BaseException:
             self._failed()
             raise
         form.under_way = False
         return found[0] if len(found) == 1 else found
+
+    def _read(self, message: Message, u: Array | None, step: float, then: Then | None) -> Array:
+        """What `finish` returns for a message that came."""
+        if self.device is None and then in (self.disagreement, self.laplacian) and message.kind == "agents":
+            sums = self.ptr, self.head, self.weights if then == self.disagreement else None
+            if (found := message.mix(u, step, sums)) is not None:
+                return found
+        rows = message.decode() if u is None else message.advance(u, step)
+        return rows if then is None else then(rows)
 
     def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
         """Send messages of this form."""

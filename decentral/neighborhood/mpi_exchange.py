@@ -161,7 +161,7 @@ class Exchange:
             rows = tuple(map(np.empty, self.shapes, _uint8))
             move(self._unpack, (*map(_buffer_of, self.routes), *map(payload_of, messages)), rows)
             return list(map(Message.received, messages, rows))
-        return [Scattered(m, self.shapes[i][0], self._blocks(i, m)) for i, m in enumerate(messages)]
+        return [Scattered(m, self.shapes[i][0], self._blocks(i, m), self.alone) for i, m in enumerate(messages)]
 
     def _blocks(self, index: int, message: Message) -> Iterator[Block]:
         """What comes back of a message, in the order in which it is here."""

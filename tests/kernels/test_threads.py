@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from decentral import kernels
-from decentral.compressors import Quantize, TopK
+from decentral.compressors import Identity, Quantize, TopK
 from decentral.errors import ConfigError, DecentralError, NonFiniteError
 from decentral.kernels.cores import kernel_threads
 from decentral.random import Key
@@ -158,3 +158,41 @@ def test_a_wrong_number_is_refused(count):
     with pytest.raises(ValueError, match="threads"):
         kernels.use_threads(count)
     assert kernels.threads == 1
+
+
+@pytest.mark.parametrize("compressor", [Identity(), Quantize(bits=4), Quantize(bits=3, block=0), Quantize(bits=5, block=96)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_received_rows_that_are_mixed_as_they_are_decoded(compressor, dtype):
+    """Three rows of which one is own, in two places; the plain composition."""
+    d = 1_200_001
+    x, reference = rows((3, d), dtype), rows((3, d), dtype, 1)
+    ptr, head, weights = np.array([0, 2]), np.array([2, 1]), np.array([0.3, 0.45], dtype)
+    payload = compressor.encode(x, key_of(3))
+    blocks = ((2, payload[2:].copy()), (0, payload[:2]))
+    for step in (None, 1.0, 0.3):
+
+        def body(step=step):
+            u = None if step is None else reference.copy()
+            out = compressor.mix(blocks, d, dtype, u, step or 1.0, (ptr, head, weights))
+            return (out,) if u is None else (out, u)
+
+        out, *moved = with_threads(body)
+        u = reference.copy()
+        known = compressor.decode(payload, d, dtype) if step is None else compressor.advance(payload, u, step)
+        expected = np.empty((1, d), dtype)
+        kernels.c.disagreement(known, ptr, head, weights, expected)
+        assert out.tobytes() == expected.tobytes() and (not moved or moved[0].tobytes() == u.tobytes())
+
+
+def test_mixed_rows_must_come_once_and_fit():
+    payload, sums = np.zeros((2, 80), np.uint8), (np.array([0, 1]), np.array([1]), None)
+    for blocks, sentence in (
+        (((0, payload), (1, payload)), "does not fit"), (((0, payload[:1]), (0, payload[:1])), "comes twice"),
+        (((0, payload[:, ::2].copy()),), "bytes of a row"), (((1, payload),), "does not fit"), ((payload,), "a block needs"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=sentence):
+            kernels.c.mix(blocks, 2, None, *sums, np.zeros((1, 10)), 0, 0, 0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="head"):
+        kernels.c.mix(((0, payload),), 2, None, sums[0], np.array([2]), None, np.zeros((1, 10)), 0, 0, 0, 1.0, 1.0)
+    shifted = np.zeros(161, np.uint8)[1:].reshape(2, 80)
+    assert kernels.c.mix(((0, shifted),), 2, None, *sums, np.zeros((1, 10)), 0, 0, 0, 1.0, 1.0) is None  # not aligned

@@ -150,7 +150,7 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
     hood = mpi_hood(graph, "random", calls=calls if calls in mpi.CALLS else "auto", machines=machines)
     one = hood_of(graph)
     q, rng = compressor(Q3), np.random.default_rng(3)
-    kept, moving = [], []  # what one exchange returned must survive the next ones
+    kept, moving, sums = [], [], []  # what one exchange returned must survive the next ones
     u = {where: np.zeros((len(where.known), 70)) for where in (one, hood)}
     for k in range(5):
         x, z = rng.normal(size=(one.n, 70)), rng.normal(size=(one.m, 70))
@@ -159,6 +159,8 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
             kept.append(where.exchange(*messages))
             kept.append((where.exchange(where.to_neighbors(PLAIN, x[where.agents], k)), where.spread(x[where.agents])))
             moving.append(where.exchange(where.to_neighbors(q, x[where.agents], k, minus=u[where]), onto=u[where], step=0.5))
+            sums.append(where.exchange(where.to_neighbors(PLAIN, x[where.agents], k), then=where.disagreement))
+            sums.append(where.exchange(where.to_neighbors(q, x[where.agents], k), onto=u[where], step=0.5, then=where.laplacian))
     far, near = "Direct" if large else "Staged", "Shared" if kernels.wire is not None else None
     expected = {"auto": {near or far}, "machines": {near or far, *[far] * (size > 2)}}
     assert routes(hood) == expected.get(calls, {far})
@@ -169,6 +171,8 @@ def test_same_bits_however_they_are_sent(calls: str, large: bool, compiled: bool
         np.testing.assert_array_equal(my_arcs, arcs[hood.arcs])
     for whole, part in zip(moving[::2], moving[1::2], strict=True):
         np.testing.assert_array_equal(part, whole[hood.known])
+    for whole, part in zip(sums[0::4] + sums[1::4], sums[2::4] + sums[3::4], strict=True):
+        np.testing.assert_array_equal(part, whole[hood.agents])
     np.testing.assert_array_equal(u[hood], u[one][hood.known])
     hood.close()
 

@@ -12,8 +12,9 @@ from cases import hood_of
 from decentral import kernels
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
-from decentral.errors import NonFiniteError
+from decentral.errors import NonFiniteError, TransportError
 from decentral.graph import Graph, mixing
+from decentral.message import Scattered
 from decentral.neighborhood import HEADER, Emulated, Lossy, Traced
 
 GRAPHS = {
@@ -87,6 +88,76 @@ def test_error_feedback_is_the_plain_recursion(
     s = rng.normal(size=z.shape)
     expected_own = s + own
     np.testing.assert_array_equal(messages[1].advance(s, step), expected_own)
+
+
+@pytest.mark.parametrize("reference, step", [(False, 1.0), (True, 1.0), (True, 0.3)])
+@pytest.mark.parametrize("spec", [{"name": "identity"}, {"name": "quantize", "bits": 4}, {"name": "qsgd"}, {"name": "top-k", "k": 2}])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_then_is_the_plain_composition(
+    graph: nx.Graph, spec: dict, reference: bool, step: float, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`then` gives the bits of the verb applied to what would have come back, and moves the references as without it."""
+    if not compiled:
+        monkeypatch.setattr(kernels, "c", None)
+    hood, rng, C = hood_of(graph, dtype=np.float32), np.random.default_rng(3), compressor(spec)
+    x, y = rng.normal(size=(2, hood.n, 70)).astype(np.float32)
+    u = rng.normal(size=(2, hood.n + hood.g, 70)).astype(np.float32)
+    for verb in (hood.disagreement, hood.laplacian, lambda rows: 2 * hood.own(rows)):
+        moved, expected = u.copy(), u.copy()
+        messages = [hood.to_neighbors(C, x, 4), hood.to_neighbors(C, y, 4, stream=1)]
+        rows = hood.exchange(*messages, onto=tuple(expected) if reference else None, step=step)
+        found = hood.exchange(*messages, onto=tuple(moved) if reference else None, step=step, then=verb)
+        for mine, other in zip(found, rows, strict=True):
+            np.testing.assert_array_equal(mine, verb(other))
+            mine += 1  # new arrays
+        np.testing.assert_array_equal(moved, expected)
+
+
+@pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
+def test_then_takes_one_pass_where_a_kernel_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain and quantized rows; not rows of other kinds, and not so many that columns of all of them would leave the cache."""
+    called: list[str] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            made = getattr(compiled, name)
+            return (lambda *args: (called.append(name), made(*args))[1]) if name in ("mix", "disagreement") else made
+
+    compiled, rng = kernels.c, np.random.default_rng(0)
+    monkeypatch.setattr(kernels, "c", Spy())
+    for agents, d, name, expected in (
+        (9, 100, "identity", ["mix"]), (9, 100, "quantize", ["mix"]), (9, 100, "qsgd", ["mix"]), (9, 100, "norm-sign", ["disagreement"]),
+        (90, 100, "identity", ["mix"]), (90, 1000, "identity", ["mix", "disagreement"]),
+    ):  # fmt: skip
+        hood = hood_of(nx.cycle_graph(agents))
+        called.clear()
+        hood.exchange(hood.to_neighbors(compressor({"name": name}), rng.normal(size=(hood.n, d)), 0), then=hood.disagreement)
+        assert called == expected
+
+
+@pytest.mark.parametrize("name", ["identity", "quantize"])
+@pytest.mark.parametrize("reference", [False, True])
+def test_then_refuses_a_damaged_message(name: str, reference: bool) -> None:
+    hood = hood_of(nx.cycle_graph(5))
+    message = hood.to_neighbors(compressor({"name": name}), np.ones((5, 40)), 0)
+    message.payload[3, :8] = 255  # a NaN, and no scale
+    u = hood.zeros_known(np.ones((5, 40))) if reference else None
+    with pytest.raises(TransportError, match="damaged or mixed-up message"):
+        hood.exchange(message, onto=u, then=hood.disagreement)
+
+
+@pytest.mark.parametrize("d", [1, 33, 5000])
+@pytest.mark.parametrize("name", ["identity", "quantize"])
+def test_then_of_rows_in_several_places(name: str, d: int) -> None:
+    hood, C = hood_of(nx.cycle_graph(6)), compressor({"name": name})
+    of = hood.to_neighbors(C, np.random.default_rng(d).normal(size=(6, d)), 0)
+    blocks = [(4, of.payload[4:].copy(), None), (0, of.payload[:1], None), (1, of.payload[1:4].copy(), None)]
+    for step in (1.0, 0.3):
+        for here in (True, False):  # where it is not all here, it is decoded as it comes
+            u, v = np.ones((2, 6, d))
+            found = hood._read(Scattered(of, 6, iter(blocks), here), u, step, hood.disagreement)
+            np.testing.assert_array_equal(found, hood.disagreement(of.advance(v, step)))
+            np.testing.assert_array_equal(u, v)
 
 
 @pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
