@@ -23,15 +23,17 @@ class Message:
     payload : (rows, row_bytes) uint8, the bytes that travel; who `lent` the memory may ask for it back, see `keep`
     d, dtype : width and type of the decoded rows
     round, stream : when it was made, and which of the variables it is of
+    form : what makes the bytes of one message be laid out as those of another; valid while its compressor lives
     """
 
-    __slots__ = ("__weakref__", "_decoded", "compressor", "d", "dtype", "kind", "lent", "payload", "round", "stream")
+    __slots__ = ("__weakref__", "_decoded", "compressor", "d", "dtype", "form", "kind", "lent", "payload", "round", "stream")
 
     def __init__(
         self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int = 0, stream: int = 0
     ):
         self.kind, self.payload, self.compressor = kind, payload, compressor
         self.d, self.dtype, self.round, self.stream = d, dtype, round, stream
+        self.form: tuple[Any, ...] = kind, id(compressor), d, dtype, stream
         self._decoded: Array | None = None
         self.lent = False
 
@@ -44,11 +46,6 @@ class Message:
     def row_bytes(self) -> int:
         """Bytes of one row on the wire."""
         return int(self.payload.shape[1])
-
-    @property
-    def form(self) -> tuple[Any, ...]:
-        """What makes the bytes of one message be laid out as those of another; valid while its compressor lives."""
-        return self.kind, id(self.compressor), self.d, self.dtype, self.stream
 
     @property
     def nbytes(self) -> int:
@@ -79,6 +76,15 @@ class Message:
     def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
         """The disagreement of received rows, made as they are decoded, where a kernel does that; see `Compressor.mix`."""
         return self.compressor.mix(((0, self.payload),), self.d, self.dtype, u, step, sums)
+
+    def reuse(self, sent: Message) -> None:
+        """What comes next to the same memory belongs to another message that was sent."""
+        self.round, self._decoded = sent.round, None
+
+    def use(self, compressor: Compressor) -> None:
+        """Its compressor is now this one, which is equal."""
+        self.compressor = compressor
+        self.form = self.kind, id(compressor), self.d, self.dtype, self.stream
 
     def make(self, row: int | None = None, part: int = 0) -> Array:
         """The payload, in which this row, or its part of that number, and all before it are ready; without a row, all."""

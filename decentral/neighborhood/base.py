@@ -367,7 +367,7 @@ class Neighborhood:
             raise TransportError(f"{len(messages)} messages in one exchange: at most {MOST_MESSAGES} go together")
         for message in messages:
             with suppress(TypeError):  # a compressor without a hash is equal to itself alone
-                message.compressor = self._compressors.setdefault(message.compressor, message.compressor)
+                message.use(self._compressors.setdefault(message.compressor, message.compressor))
         key = tuple(map(_form_of, messages))
         if key not in self._forms:
             self._forms[key] = Form(messages, self.m)

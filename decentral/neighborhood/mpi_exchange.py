@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import repeat
 from operator import attrgetter
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -239,6 +240,10 @@ class Small(Exchange):
     """
 
     shared: Shared
+    _received: list[Message] = []
+    _kept: list[Any] = []
+    """Messages and rows of the last exchange, and the references to these that are ours."""
+    _alone = -1
 
     def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
         digest = self.digest if len(messages) == 1 else self.digest_of(messages, k)
@@ -247,11 +252,22 @@ class Small(Exchange):
         self.shared.post.send(self._payloads, self.header)
 
     def take(self, messages: Messages) -> list[Message] | None:
-        rows = tuple(map(np.empty, self.shapes, _uint8))
-        if not self.shared.post.get(NAP, self._payloads, rows):
+        received = self._received
+        any(map(Message.reuse, received, messages))  # a loop would keep a reference to the last one
+        if sum(map(getrefcount, self._kept)) != self._alone:  # what they held last is still in use
+            received = self._renew(messages)
+        if not self.shared.post.get(NAP, self._payloads, self._rows):
             self.pending = True
             return None  # late, or another message than expected
-        return [Message(m.kind, row, m.compressor, m.d, m.dtype, m.round, m.stream) for m, row in zip(messages, rows, strict=True)]
+        return received
+
+    def _renew(self, messages: Messages) -> list[Message]:
+        """New memory for what comes, which the next exchanges use again unless somebody keeps it."""
+        self._rows = tuple(map(np.empty, self.shapes, _uint8))
+        self._received = list(map(Message.received, messages, self._rows))
+        self._kept = [*self._received, *self._rows]
+        self._alone = sum(map(getrefcount, self._kept))
+        return self._received
 
 
 def exchange_of(hood: MPINeighborhood, messages: Messages) -> Exchange:

@@ -574,3 +574,25 @@ def test_one_agent_per_rank_sends_what_is_counted() -> None:
         hood.exchange(hood.to_neighbors(q, np.ones((1, 50)), k), hood.along_arcs(q, np.ones((2, 50)), k))
     assert hood.transport_bytes() == hood.wire_bytes > 0
     hood.close()
+
+
+def test_small_exchanges_use_their_memory_again_unless_it_is_kept() -> None:
+    """What a caller holds is not written to by later exchanges; what nobody holds is not made anew."""
+    from decentral.neighborhood.mpi_exchange import Small
+
+    graph = nx.cycle_graph(8)
+    hood, one = mpi_hood(graph, "block"), hood_of(graph)
+    x = np.random.default_rng(0).normal(size=(9, one.n, 5))
+
+    kept, places = [], []
+    for k in range(9):
+        found = hood.exchange(hood.to_neighbors(PLAIN, x[k][hood.agents], k))
+        if k % 3 < 2:
+            kept.append(found[:, 1:3] if k % 3 else found)  # it, or a view of it
+        del found
+        places += [e._rows[0].ctypes.data for e in hood.exchanges.values() if isinstance(e, Small)]
+    assert all((places[k] == places[k - 1]) == (k % 3 == 0) for k in range(1, len(places))), places
+    for number, seen in enumerate(kept):
+        k = number // 2 * 3 + number % 2
+        np.testing.assert_array_equal(seen, x[k][hood.known][:, 1:3] if k % 3 else x[k][hood.known])
+    hood.close()
