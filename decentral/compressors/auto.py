@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 BUDGET, TURNS, WINDOW, START = 0.08, 3, 0.0005, 64
 """Seconds for which the rounds of one candidate are measured, about, the turns of all candidates, and seconds of a window; at
 least three rounds, and always the first `START` of a run."""
-SECONDS, SHARE, DIGITS, LEAST = 1.0, 1 / 3, 2, 10
+SECONDS, SHARE, DIGITS, LEAST = 1.0, 1 / 3, 2, 4
 """Seconds for all of it, about. The own problem: what the first candidate may take of those that are left, for the others need
 about as many rounds or are stopped before; the most digits, and the rounds for which there must be time."""
 DIVERGED, FAR = 100.0, 1e20

@@ -1217,6 +1217,15 @@ CLONES static void NAME(total)(void *context, const Part *part) {
         }
 }
 
+/* sum += w (here − there), w = 1 where there is no weight */
+INLINE void NAME(add_difference)(REAL *restrict sum, const REAL *restrict here, const REAL *restrict there, const REAL *weight, int64_t n) {
+    const REAL w = weight ? *weight : 1;
+    if (weight)
+        for (int64_t k = 0; k < n; k++) sum[k] += w * (here[k] - there[k]);
+    else
+        for (int64_t k = 0; k < n; k++) sum[k] += here[k] - there[k];
+}
+
 CLONES static void NAME(disagreement)(void *context, const Part *part) {
     const Sum *s = context;
     const Part p = *part;
@@ -1229,13 +1238,8 @@ CLONES static void NAME(disagreement)(void *context, const Part *part) {
             REAL *restrict sum = out + start;
             const REAL *restrict here = x + i * d + start;
             memset(sum, 0, sizeof(REAL) * (size_t)size);
-            for (int64_t a = ptr[i]; a < ptr[i + 1]; a++) {
-                const REAL *restrict there = x + head[a] * d + start;
-                if (weights)
-                    for (int64_t k = 0; k < size; k++) sum[k] += weights[a] * (here[k] - there[k]);
-                else
-                    for (int64_t k = 0; k < size; k++) sum[k] += here[k] - there[k];
-            }
+            for (int64_t a = ptr[i]; a < ptr[i + 1]; a++)
+                NAME(add_difference)(sum, here, x + head[a] * d + start, weights ? weights + a : NULL, size);
         }
 }
 
@@ -1244,13 +1248,8 @@ INLINE void NAME(differences)(const REAL **row, const Mix *m, int64_t i, int64_t
     const REAL *restrict here = row[i] + start, *weights = m->weights;
     REAL *restrict sum = (REAL *)m->out + i * m->d + start;
     memset(sum, 0, sizeof(REAL) * (size_t)size);
-    for (int64_t a = m->ptr[i]; a < m->ptr[i + 1]; a++) {
-        const REAL *restrict there = row[m->head[a]] + start;
-        if (weights)
-            for (int64_t k = 0; k < size; k++) sum[k] += weights[a] * (here[k] - there[k]);
-        else
-            for (int64_t k = 0; k < size; k++) sum[k] += here[k] - there[k];
-    }
+    for (int64_t a = m->ptr[i]; a < m->ptr[i + 1]; a++)
+        NAME(add_difference)(sum, here, row[m->head[a]] + start, weights ? weights + a : NULL, size);
 }
 
 /* Columns begin..end − 1 of received row r: û = u + q to `to` or, where that is NULL, nowhere; u ← u + η q. */

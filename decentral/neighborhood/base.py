@@ -383,7 +383,7 @@ class Neighborhood:
             if onto is None and then is None:
                 found = tuple(map(_decoded, received))
             else:
-                references = onto if isinstance(onto, tuple) else (onto,) * (len(received) if onto is None else 1)
+                references = (None,) * len(received) if onto is None else onto if isinstance(onto, tuple) else (onto,)
                 found = tuple([self._read(m, u, step, then) for m, u in zip(received, references, strict=True)])
             self._end(pending)
         except BaseException:
