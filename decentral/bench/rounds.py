@@ -220,7 +220,7 @@ def bench_method(name: str, bits: int = 8) -> tuple[Any, Estimator]:
 
 
 def shares(method: Any, estimator: Any, problem: Logistic, d: int, seconds: float) -> dict[str, str]:
-    """Where the time of a round goes, in percent: gradients, messages (encoded, exchanged, decoded), the rest."""
+    """Where the time of a round goes, in percent: gradients, messages (encoded, exchanged, decoded, summed by `then`), the rest."""
     graph = ring(problem.n)
     hood = InProcess(graph, mixing(graph))
     oracle = Oracle(problem, estimator, hood.agents)

@@ -146,6 +146,17 @@ def test_then_refuses_a_damaged_message(name: str, reference: bool) -> None:
         hood.exchange(message, onto=u, then=hood.disagreement)
 
 
+def test_then_takes_references_in_another_order() -> None:
+    """No kernel serves these; the two passes do."""
+    hood = hood_of(nx.cycle_graph(5))
+    x, u = np.random.default_rng(0).normal(size=(5, 40)), np.ones((5, 40), order="F")
+    expected = u.copy("K")
+    rows = hood.exchange(hood.to_neighbors(PLAIN, x, 0), onto=expected, step=0.5)
+    found = hood.exchange(hood.to_neighbors(PLAIN, x, 0), onto=u, step=0.5, then=hood.disagreement)
+    np.testing.assert_array_equal(found, hood.disagreement(rows))
+    np.testing.assert_array_equal(u, expected)
+
+
 @pytest.mark.parametrize("d", [1, 33, 5000])
 @pytest.mark.parametrize("name", ["identity", "quantize"])
 def test_then_of_rows_in_several_places(name: str, d: int) -> None:
