@@ -225,7 +225,8 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        nearby = sorted(str(p) for p in path.parent.glob("*.toml"))[:6] if path.parent.is_dir() else []
+        found = path.parent.glob("*.toml") if path.parent.is_dir() else ()
+        nearby = sorted(str(p) for p in found if p.name != "pyproject.toml")[:6]
         raise ConfigError(f'no configuration file "{path}"' + (f"; here are {', '.join(nearby)}" if nearby else "")) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f'cannot read the configuration file "{path}": {error}') from None

@@ -151,8 +151,9 @@ def test_missing_file_names_those_nearby(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("small.toml").write_text(TEXT)
+    Path("pyproject.toml").write_text("")
     status, err = run(["run", "smal.toml"], capfd)
-    assert status == 2 and "small.toml" in err
+    assert status == 2 and "small.toml" in err and "pyproject" not in err
 
 
 @pytest.mark.parametrize("asked, status", [("nump", 2), ("C", 2), ("numpy", 0), ("c", 0), ("", 0)])
