@@ -24,9 +24,16 @@ class Message:
     d, dtype : width and type of the decoded rows
     round, stream : when it was made, and which of the variables it is of
     form : what makes the bytes of one message be laid out as those of another; valid while its compressor lives
+    estimate : û = u + q, of a message that was made with a `step`; see `Neighborhood.along_arcs`
     """
 
-    __slots__ = ("__weakref__", "_decoded", "compressor", "d", "dtype", "form", "kind", "lent", "payload", "round", "stream")
+    __slots__ = (
+        *("__weakref__", "_decoded", "compressor", "d", "dtype", "estimate", "form", "kind"),
+        *("lent", "payload", "round", "stream"),
+    )
+    estimate: Array
+    fed: bool = False
+    """Have its own rows of a reference, or will they, advanced when it has been sent? See `Deferred.feed`."""
 
     def __init__(
         self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int = 0, stream: int = 0
@@ -65,6 +72,10 @@ class Message:
             self._decoded = self.compressor.decode(self.payload, self.d, self.dtype)
             _lock(self._decoded)
         return self._decoded
+
+    def spend(self) -> Array | None:
+        """û, with the own rows alone, where it is fed, and it no longer is; else None."""
+        return None
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
         """Error feedback: returns û = u + q, with q what `decode` gives, and moves the reference u ← u + step q in place.
@@ -119,20 +130,24 @@ class Deferred(Message):
 
     payload : memory for it;  encode(first, last, part) : writes rows first..last − 1 there, or a part of row `first`
     parts : of every row, in their order; none where rows are encoded at once
-    minus : the reference of which the difference is sent;  feedback(step) : encodes all and advances it in one pass, or
-        returns None and does nothing
+    minus : the reference of which the difference is sent, (rows and perhaps more, d)
+    feedback(first, last, part, step, estimate) : encodes as `encode` does and advances these rows of `minus` in one pass, with
+        û to `estimate`; or returns False and does nothing
     of : what is encoded; on the CPU it and `minus` cannot be written to until they have been
     """
 
-    __slots__ = ("_encode", "_feedback", "_held", "_memory", "_minus", "_part", "_row", "parts")
+    __slots__ = ("_encode", "_estimate", "_feedback", "_held", "_memory", "_part", "_row", "_step", "made_of", "parts")
 
     def __init__(
         self, kind: str, payload: Array, compressor: Compressor, d: int, dtype: Any, round: int, stream: int,
-        encode: Callable[[int, int, Part | None], None], parts: list[Part],
-        minus: Array | None = None, feedback: Callable[[float], Array | None] = lambda step: None, of: Array | None = None,
+        encode: Callable[[int, int, Part | None], None], parts: list[Part], minus: Array | None = None,
+        feedback: Callable[[int, int, Part | None, float, Array], bool] = lambda *args: False, of: Array | None = None,
     ):  # fmt: skip
-        self._encode, self.parts, self._minus, self._feedback = encode, parts, minus, feedback
+        self._encode, self.parts, self._feedback = encode, parts, feedback
+        self.made_of = of, minus
         self._row = self._part = 0  # what comes next
+        self._step: float | None = None  # of `feed`
+        self._estimate: Array | None = None
         self._held = [a for a in (of, minus) if isinstance(a, np.ndarray) and a.flags.writeable]
         for array in self._held:
             array.flags.writeable = False
@@ -160,29 +175,73 @@ class Deferred(Message):
         return int(self._memory.shape[1])
 
     def make(self, row: int | None = None, part: int = 0) -> Array:
+        if row is None and self._row == self._part == 0:
+            self._work(0, len(self._memory), None)
+            self._row = len(self._memory)
         if row is None:
             row, part = len(self._memory) - 1, len(self.parts) - 1
         while self.parts and (self._row, self._part) <= (row, part):
-            self._encode(self._row, self._row + 1, self.parts[self._part])
+            self._work(self._row, self._row + 1, self.parts[self._part])
             self._part += 1
             if self._part == len(self.parts):
                 self._row, self._part = self._row + 1, 0
         if self._row <= row and not self.parts:
-            self._encode(self._row, row + 1, None)
+            self._work(self._row, row + 1, None)
             self._row = row + 1
         if self._row == len(self._memory):
             self._release()
         return self._memory
 
-    def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
-        return None  # to encode and advance in one pass saves more
+    def _work(self, first: int, last: int, part: Part | None) -> None:
+        """Encode, and advance the reference where it is to."""
+        if self._step is None:
+            self._encode(first, last, part)
+            return
+        self._release()
+        u, out, rows = self.made_of[1], self._estimate, slice(first, last)
+        assert u is not None and out is not None
+        if not self._feedback(first, last, part, self._step, out[rows]):
+            self._encode(first, last, part)
+            self.compressor.advance_into(self._memory[rows], u[rows], self._step, out[rows], part)
+
+    def feed(self, u: Array, step: float) -> bool:
+        """From now on u advances as the message is encoded, where a kernel does both in one pass: `advance` for its rows alone.
+
+        False, and nothing is changed, where u is not the reference of which the difference is sent, or something is encoded already.
+        """
+        if self._step is not None or not self._row == self._part == 0 or not _same(u, self.made_of[1]):
+            return False
+        self._step, self._estimate = step, u if step == 1 else np.empty_like(u)
+        return True
+
+    @property
+    def estimate(self) -> Array:  # type: ignore[override]
+        assert self._estimate is not None
+        self.make()
+        return self._estimate
+
+    @property
+    def fed(self) -> bool:  # type: ignore[override]
+        return self._step is not None and self.kind == "agents"
+
+    def spend(self) -> Array | None:
+        estimate = self.estimate if self.fed else None
+        self._step = None
+        return estimate
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
-        self._release()
-        if self._row == self._part == 0 and _same(u, self._minus) and (estimate := self._feedback(step)) is not None:
-            self._row = len(self._memory)
-            return u if step == 1 else estimate
-        return super().advance(u, step)
+        self.feed(u, step)
+        if self._step != step or not _same(u, self.made_of[1]):
+            return super().advance(u, step)
+        estimate, self._step = self.estimate, None
+        return estimate
+
+    def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
+        return None if self.fed else super().mix(u, step, sums)
+
+    def received(self, payload: Array) -> Message:
+        own = len(self._memory)
+        return Scattered(self, len(payload), [(own, payload[own:], None)]) if self.fed else super().received(payload)
 
 
 def _lock(rows: Array) -> None:
@@ -193,21 +252,24 @@ def _lock(rows: Array) -> None:
 
 def _same(a: Array, b: Array | None) -> bool:
     """Is b the array a, or on the CPU another view of the same entries?"""
-    return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.__array_interface__ == b.__array_interface__)
+    if a is b or not (isinstance(a, np.ndarray) and isinstance(b, np.ndarray)):
+        return a is b
+    return (a.ctypes.data, a.shape, a.strides, a.dtype) == (b.ctypes.data, b.shape, b.strides, b.dtype)
 
 
 class Scattered(Message):
-    """A message that came back with its rows in several places, on the CPU, and perhaps one after the other.
+    """A message that came back with its rows in several places, and perhaps one after the other.
 
     rows : how many;  blocks : (row, payload of the rows from there on, part of them or None), all of all rows once
     here : all of it is here, in whole rows
+    ready : where what was sent was fed, û with the own rows; the blocks are the others
     """
 
-    __slots__ = ("blocks", "here", "rows")
+    __slots__ = ("blocks", "here", "ready", "rows")
 
     def __init__(self, of: Message, rows: int, blocks: Iterable[tuple[int, Array, Part | None]], here: bool = False):
         super().__init__(of.kind, np.empty((0, of.row_bytes), np.uint8), of.compressor, of.d, of.dtype, of.round, of.stream)
-        self.rows, self.blocks, self.here = rows, blocks, here
+        self.rows, self.blocks, self.here, self.ready = rows, blocks, here, of.spend()
 
     def decode(self) -> Array:
         out = np.empty((self.rows, self.d), self.dtype)
@@ -217,14 +279,14 @@ class Scattered(Message):
         return out
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
-        estimate = u if step == 1 else np.empty_like(u)
+        estimate = self.ready if self.ready is not None else u if step == 1 else np.empty_like(u)
         for row, payload, part in self.blocks:
             rows = slice(row, row + len(payload))
             self.compressor.advance_into(payload, u[rows], step, estimate[rows], part)
         return estimate
 
     def mix(self, u: Array | None, step: float, sums: Sums) -> Array | None:
-        if not self.here:
+        if not self.here or self.ready is not None:
             return None
         self.blocks = list(self.blocks)
         blocks = tuple([(row, payload) for row, payload, _ in self.blocks])

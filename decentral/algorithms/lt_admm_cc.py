@@ -130,25 +130,21 @@ class LTADMMCC:
     def _abc(self, s: State, k: int, hood: Neighborhood) -> None:
         C, eta, rho, alpha = self.compressor, self.reference_step, self.penalty, self.relaxation
         assert s.u is not None and s.s is not None and s.r is not None
-        qz = hood.along_arcs(C, s.z, k, minus=s.s)
+        qz = hood.along_arcs(C, s.z, k, minus=s.s, step=eta)
         qx = hood.to_neighbors(C, s.x, k, minus=s.u)  # (3)
-        sent = hood.start(qx, qz)
-        zh = qz.advance(s.s, eta)  # ẑ_ij, while they travel
-        xh, zh_in = hood.finish(sent, onto=(s.u, s.r), step=eta)  # x̂, ẑ_ji (4), (5)
+        xh, zh_in = hood.exchange(qx, qz, onto=(s.u, s.r), step=eta)  # x̂, ẑ_ji (4), (5)
         if self.form == "C":
             hood.blend(1 - alpha, s.z, -alpha, zh_in, 2 * alpha * rho, xh, out=s.z)
         else:
-            hood.blend(0.5, zh, -0.5, zh_in, rho, xh, out=s.z)  # (6)
+            hood.blend(0.5, qz.estimate, -0.5, zh_in, rho, xh, out=s.z)  # (6)
         if s.xh is not None:
             s.xh = hood.own(xh).copy()
 
     def _d(self, s: State, k: int, hood: Neighborhood) -> None:
         alpha, eta = self.relaxation, self.reference_step
         assert s.s is not None and s.r is not None
-        message = hood.along_arcs(self.compressor, s.z - 2 * self.penalty * hood.spread(s.x), k, minus=s.s)
-        sent = hood.start(message)
-        message.advance(s.s, eta)
-        m_in = hood.finish(sent, onto=s.r, step=eta)
+        message = hood.along_arcs(self.compressor, s.z - 2 * self.penalty * hood.spread(s.x), k, minus=s.s, step=eta)
+        m_in = hood.exchange(message, onto=s.r, step=eta)
         blend(1 - alpha, s.z, -alpha, m_in, out=s.z)
 
     def _e(self, s: State, k: int, hood: Neighborhood) -> None:

@@ -96,8 +96,8 @@ class Compressor(Protocol):
         u += q if step == 1 else step * q
         return estimate
 
-    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
-        """`encode_difference` of x − u to `payload`, and `advance_into` of u by it, in one pass where a kernel does both.
+    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array, part: Part | None = None) -> bool:
+        """`encode_into` of x − u to `payload`, and `advance_into` of u by it, in one pass where a kernel does both.
 
         Else False, and nothing is done. Raises NonFiniteError as `encode` does; then u has advanced somewhere, or not.
         """

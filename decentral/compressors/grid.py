@@ -151,7 +151,7 @@ class Grid:
         if not on.quantize_advance(rows, u, estimate, self.top, self.width, self.block, gain, step, *_columns(part)):
             raise damaged("a scale is out of range")
 
-    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
+    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array, part: Part | None = None) -> bool:
         """`Compressor.feedback`, where a kernel serves these rows, and x and u have no memory in common."""
         on, _ = kernels.of(x)
         if on is None or not (x.flags.c_contiguous and u.flags.c_contiguous):
@@ -159,7 +159,7 @@ class Grid:
         if isinstance(x, np.ndarray) and np.may_share_memory(x, u):
             return False
         grid = (self.top, self.width, self.block, self.two_norm, self.dithered)
-        bad = on.quantize_feedback(*key.constants, key.ids, x, u, None if step == 1 else out, payload, *grid, step)
+        bad = on.quantize_feedback(*key.constants, key.ids, x, u, None if step == 1 else out, payload, *grid, step, *_columns(part))
         if bad is not None:
             raise NonFiniteError(bad)
         return True
@@ -249,9 +249,9 @@ class OnGrid(Compressor):
         grid = self.grid(d)
         return mixed(blocks, d, dtype, u, step, sums, grid.top, grid.width, grid.block, self.gain(d))
 
-    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array) -> bool:
+    def feedback(self, x: Array, u: Array, key: Key, payload: Array, step: float, out: Array, part: Part | None = None) -> bool:
         d = x.shape[1]
-        return self.gain(d) == 1 and self.grid(d).feedback(x, u, key, payload, step, out)
+        return self.gain(d) == 1 and self.grid(d).feedback(x, u, key, payload, step, out, part)
 
     def nbytes(self, d: int, dtype: Any) -> int:
         return self.grid(d).nbytes

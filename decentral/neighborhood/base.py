@@ -250,9 +250,18 @@ class Neighborhood:
         """
         return self._encode("agents", compressor, v, k, stream, Purpose.AGENT_MESSAGE, self._agent_ids, minus)
 
-    def along_arcs(self, compressor: Compressor, v: Arcs, k: int, stream: int = 0, minus: Arcs | None = None) -> Message:
-        """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij)); see `to_neighbors`."""
-        return self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self._arc_ids, minus)
+    def along_arcs(
+        self, compressor: Compressor, v: Arcs, k: int, stream: int = 0, minus: Arcs | None = None, step: float | None = None
+    ) -> Message:
+        """One compressed row per own arc, for the neighbor at its head alone (-> j : C(v_ij), or C(v_ij − u_ij)); see `to_neighbors`.
+
+        step : the reference `minus` moves too, by what is sent: u ← u + step q, before the exchange ends; the `estimate` of the
+            message is then û = u + q, (m, d). Nothing else in the exchange may be made of u.
+        """
+        message = self._encode("arcs", compressor, v, k, stream, Purpose.ARC_MESSAGE, self._arc_ids, minus)
+        if step is not None and minus is not None and not (isinstance(message, Deferred) and message.feed(minus, step)):
+            message.estimate = message.advance(minus, step)
+        return message
 
     def _encode(
         self, kind: str, compressor: Compressor, v: Array, k: int, stream: int, purpose: int, ids: Array, minus: Array | None
@@ -270,21 +279,23 @@ class Neighborhood:
             size = compressor.nbytes(v.shape[1], v.dtype)
             payload = self._empty((len(v), size), np.uint8) if place is None else place.rows
 
-            def encode(first: int, last: int, part: Part | None) -> None:
-                some = slice(first, last)
-                rows = Key(key.seed, key.purpose, k, ids[some])
+            def named(first: int, work: Callable[..., Any], *args: Any) -> Any:
                 try:
-                    compressor.encode_into(v[some], rows, payload[some], None if u is None else u[some], part)
+                    return work(*args)
                 except NonFiniteError as error:
                     raise self._diverged(kind, NonFiniteError([first + r for r in error.rows]), k, v, u) from None
 
-            def feedback(step: float) -> Array | None:
-                assert u is not None
-                out = u if step == 1 else np.empty_like(u)
-                try:
-                    return out if compressor.feedback(v, u, key, payload, step, out) else None
-                except NonFiniteError as error:
-                    raise self._diverged(kind, error, k, v, u) from None
+            def some(first: int, last: int) -> tuple[Any, ...]:
+                rows = slice(first, last)
+                return v[rows], u if u is None else u[rows], Key(key.seed, key.purpose, k, ids[rows]), payload[rows]
+
+            def encode(first: int, last: int, part: Part | None) -> None:
+                x, minus, key, to = some(first, last)
+                named(first, compressor.encode_into, x, key, to, minus, part)
+
+            def feedback(first: int, last: int, part: Part | None, step: float, estimate: Array) -> bool:
+                x, minus, key, to = some(first, last)
+                return bool(named(first, compressor.feedback, x, minus, key, to, step, estimate, part))
 
             parts = compressor.cut(v.shape[1], v.dtype, PIECE) if self.device is None else []
             message: Message = Deferred(
@@ -340,7 +351,23 @@ class Neighborhood:
         After an error (NaN in a row to be sent, say) a neighborhood is of no use any more.
         COLLECTIVE between neighboring ranks.
         """
+        if onto is not None:
+            self._feed(messages, onto if isinstance(onto, tuple) else (onto,), step, then)
         return self.finish(self._begin(messages), onto, step, then)
+
+    def _feed(self, messages: tuple[Message, ...], references: tuple[Array, ...], step: float, then: Then | None) -> None:
+        """Own rows of a reference whose difference is still to be encoded advance in that pass, where nothing else is made of them."""
+        for message, u in zip(messages, references, strict=True):
+            if message.kind != "agents" or not isinstance(message, Deferred) or (then is not None and self._mixes(message, step)):
+                continue
+            others = [a for other in messages if other is not message and isinstance(other, Deferred) for a in other.made_of]
+            others += [a for other, a in zip(messages, references, strict=True) if other is not message]
+            if not any(a is not None and np.may_share_memory(u, a) for a in others):
+                message.feed(u, step)
+
+    def _mixes(self, message: Message, step: float) -> bool:
+        """Do own rows better advance in the pass that sums what came?"""
+        return True
 
     def start(self, *messages: Message) -> Any:
         """Begin an exchange; hand the result to `finish`. Work may be done in between.

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 LARGE = 1 << 16
 """Bytes of rows, all together, from which a difference is encoded when it is sent: for less a pass is not worth the wait."""
+LONG = 1 << 24
+"""And from which it is not worth an array û of them, if a later pass needs no û."""
 
 
 class InProcess(Neighborhood):
@@ -33,9 +35,12 @@ class InProcess(Neighborhood):
     def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
         return minus is not None and (self.device is not None or v.nbytes >= LARGE)  # a kernel may encode and advance in one pass
 
+    def _mixes(self, message: Message, step: float) -> bool:
+        return step != 1 and self.n * message.d * message.dtype.itemsize >= LONG
+
     def _start(self, messages: tuple[Message, ...], form: Form) -> Any:
-        for message in messages[1:]:
-            message.make()  # it may be made of what the first moves
+        for message in messages:
+            message.make()  # before what it is made of moves
         return messages
 
     def _finish(self, pending: tuple[Message, ...]) -> list[Message]:

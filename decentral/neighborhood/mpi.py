@@ -231,7 +231,7 @@ class MPINeighborhood(Neighborhood):
         copied = messages if exchange.copied else ()
         if exchange.there:  # what MPI reads on the device must be complete
             payloads = self._fetch(*[m.payload for m in copied])
-            return tuple([m.received(rows) for m, rows in zip(copied, payloads, strict=True)])
+            return tuple(map(Message.received, copied, payloads))
         with self._naming():
             copies = device.bring(base.PIECE, *[m.payload for m in copied])
 
@@ -268,7 +268,12 @@ class MPINeighborhood(Neighborhood):
         self._watch.waiting = None  # who catches the error is not ended for a wait that is over
 
     def _defers(self, compressor: Compressor, v: Array, minus: Array | None) -> bool:
-        return bool(self.far) and self.device is None and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE
+        if self.device is not None:
+            return minus is not None
+        return (minus is not None or bool(self.far)) and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE
+
+    def _mixes(self, message: Message, step: float) -> bool:
+        return not self.far  # what comes in pieces is summed in a pass of its own
 
     def forget(self, compressor: Compressor) -> None:
         for key, exchange in self.exchanges.items():

@@ -162,11 +162,11 @@ class Exchange:
             rows = tuple(map(np.empty, self.shapes, _uint8))
             move(self._unpack, (*map(_buffer_of, self.routes), *map(payload_of, messages)), rows)
             return list(map(Message.received, messages, rows))
-        return [Scattered(m, self.shapes[i][0], self._blocks(i, m), self.alone) for i, m in enumerate(messages)]
+        return [Scattered(m, self.shapes[i][0], self._blocks(i, m, m.fed), self.alone) for i, m in enumerate(messages)]
 
-    def _blocks(self, index: int, message: Message) -> Iterator[Block]:
+    def _blocks(self, index: int, message: Message, fed: bool) -> Iterator[Block]:
         """What comes back of a message, in the order in which it is here."""
-        for a, b, count in self.here[index]:
+        for a, b, count in () if fed else self.here[index]:
             yield b, message.payload[a : a + count], None
         for route in self.routes:
             yield from route.arrivals(index, message.row_bytes)
@@ -194,7 +194,8 @@ class Exchange:
         """The messages that came back, put together on the device, to which only the rows of others are brought."""
         payloads = [device.empty(shape, np.uint8) for shape in self.shapes]
         for i, own, to in self._keep:
-            payloads[i][to] = messages[i].payload[own]
+            if not messages[i].fed:
+                payloads[i][to] = messages[i].payload[own]
         for route in self.routes:
             for i, payload in enumerate(payloads) if route.cut else ():  # long rows, as they come
                 for row, rows, part in route.arrivals(i, messages[i].row_bytes):

@@ -232,6 +232,55 @@ def test_long_rows_in_pieces(c: dict, graph: str, machines: bool, monkeypatch: p
     hood.close()
 
 
+@pytest.mark.parametrize("where", ["memory", "pairs", "machines"])
+@pytest.mark.parametrize("c", PIECES, ids=lambda c: c["name"])
+def test_own_references_advance_as_long_rows_are_encoded(c: dict, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one pass where a kernel does it, in pieces or whole; the numbers of the definition."""
+    from mpi4py import MPI
+
+    from decentral.neighborhood import base, mpi_exchange
+
+    size, called = MPI.COMM_WORLD.size, []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            made = getattr(compiled, name)
+            return (lambda *args: (called.append(name[9:]), made(*args))[1]) if name.startswith("quantize_") else made
+
+    compiled = kernels.c
+    monkeypatch.setattr(mpi_exchange, "LARGE", 0)
+    monkeypatch.setattr(base, "PIECE", 3000)
+    how = {"memory": {}, "pairs": {"calls": "pairs"}, "machines": {"machines": np.arange(size) // 2}}[where]
+    graph = nx.complete_graph(size)
+    hood, one = mpi_hood(graph, "random", **how), hood_of(graph)
+    q, rng, d, eta = compressor(c), np.random.default_rng(3), 9000, 0.5
+    u, s, r = np.zeros((one.n, d)), np.zeros((one.m, d)), np.zeros((one.m, d))
+    my_u, my_s, my_r = u[hood.known], s[hood.arcs], r[hood.arcs]
+    for k in range(3):
+        x, z = rng.normal(size=(one.n, d)), rng.normal(size=(one.m, d))
+        sent = one.along_arcs(q, z - s, k)
+        qx, qz_in = one.exchange(one.to_neighbors(q, x - u, k), sent)
+        qz = sent.decode()
+        if compiled is not None:
+            monkeypatch.setattr(kernels, "c", Spy())
+        arcs = hood.along_arcs(q, z[hood.arcs], k, minus=my_s, step=eta)
+        agents = hood.to_neighbors(q, x[hood.agents], k, minus=my_u)
+        for row in (my_s, my_u):
+            with pytest.raises(ValueError, match="read-only"):
+                row += 1
+        xh, zh_in = hood.exchange(agents, arcs, onto=(my_u, my_r), step=eta)
+        monkeypatch.setattr(kernels, "c", compiled)
+        for found, ref, whole, v, ids in (
+            (xh, my_u, u, qx, hood.known), (zh_in, my_r, r, qz_in, hood.arcs), (arcs.estimate, my_s, s, qz, hood.arcs)
+        ):  # fmt: skip
+            np.testing.assert_array_equal(found, (whole + v)[ids])
+            whole += eta * v
+            np.testing.assert_array_equal(ref, whole[ids])
+    if compiled is not None and c["name"] == "quantize":
+        assert "encode" not in called and called.count("feedback") >= 2 * 3
+    hood.close()
+
+
 @pytest.mark.parametrize("c", [{"name": "quantize", "bits": 4, "block": 0}, {"name": "qsgd"}], ids=lambda c: c["name"])
 def test_a_part_waits_for_the_scale_of_its_row(c: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests complete in any order, here the last first; the scale of a row comes with its first part."""

@@ -90,6 +90,29 @@ def test_error_feedback_is_the_plain_recursion(
     np.testing.assert_array_equal(messages[1].advance(s, step), expected_own)
 
 
+@pytest.mark.parametrize("d", [7, 2000])
+@pytest.mark.parametrize("step", [1.0, 0.3])
+@pytest.mark.parametrize("spec", [{"name": "quantize", "bits": 4}, {"name": "top-k", "k": 2}])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_is_sent_along_arcs_advances_its_own_reference(
+    graph: nx.Graph, spec: dict, step: float, d: int, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`step`: the plain composition, also where the rows are encoded when they are sent."""
+    if not compiled:
+        monkeypatch.setattr(kernels, "c", None)
+    hood, rng, C = hood_of(graph), np.random.default_rng(3), compressor(spec)
+    z, s, r = rng.normal(size=(3, hood.m, d))
+    sent = hood.along_arcs(C, z - s, 5)
+    q, q_in = sent.decode(), hood.exchange(sent)
+    expected = s + q, s + step * q, r + q_in
+    message = hood.along_arcs(C, z, 5, minus=s, step=step)
+    found = hood.exchange(message, onto=r, step=1.0)
+    for mine, other in zip((message.estimate, s, found), expected, strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert (message.estimate is s) == (step == 1)
+    np.testing.assert_array_equal(hood.exchange(message), q_in)  # once
+
+
 @pytest.mark.parametrize("reference, step", [(False, 1.0), (True, 1.0), (True, 0.3)])
 @pytest.mark.parametrize("spec", [{"name": "identity"}, {"name": "quantize", "bits": 4}, {"name": "qsgd"}, {"name": "top-k", "k": 2}])
 @pytest.mark.parametrize("compiled", [True, False])
@@ -173,7 +196,7 @@ def test_then_of_rows_in_several_places(name: str, d: int) -> None:
 
 @pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
 def test_long_rows_are_encoded_and_advance_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the first message of an exchange, where the reference is the one of which the difference is sent."""
+    """Where the reference is the one of which the difference is sent."""
     called: list[str] = []
 
     class Spy:
@@ -195,6 +218,9 @@ def test_long_rows_are_encoded_and_advance_in_one_pass(monkeypatch: pytest.Monke
             q = hood.to_neighbors(C, x, 3, minus=u)
             found = hood.finish(hood.start(q), onto, step) if begun else hood.exchange(q, onto=onto, step=step)
             assert called == expected and (found is onto) == (step == 1)
+            moved_once = onto.copy()
+            hood.exchange(q, onto=(again := onto.copy()), step=step)  # a message that is sent twice counts twice
+            np.testing.assert_array_equal(again, moved_once + step * plain)
             np.testing.assert_array_equal(found, moved + plain)
             np.testing.assert_array_equal(onto, moved + step * plain)
 
