@@ -165,6 +165,15 @@ class Device:
     def quantize_advance(self, payload: Array, *rest: Any) -> bool:
         return self._noting(gpu.quantize_advance, payload, *rest)
 
+    def mix(
+        self, blocks: Any, rows: int, u: Array | None, ptr: Array, head: Array, weights: Array | None, out: Array, *grid: Any
+    ) -> bool | None:
+        """As that of C: None, and nothing is done, for plain numbers, rows in several places, and too many of them."""
+        (_, payload), top = blocks[0], grid[0]
+        if len(payload) < rows or not top or rows > gpu.most_mixed(out.dtype):
+            return None
+        return self._noting(gpu.quantize_mix, payload, u, ptr, head, weights, out, *grid)
+
     def absolute_decode(self, payload: Array, *rest: Any) -> bool:
         return self._noting(gpu.absolute_decode, payload, *rest)
 

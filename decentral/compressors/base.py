@@ -197,10 +197,11 @@ def mixed(
     blocks: Blocks, d: int, dtype: Any, u: Array | None, step: float, sums: Sums, *grid: float
 ) -> Array | None:
     """`Compressor.mix` of plain numbers, or of codes of a grid: top, width, block and gain."""
-    if kernels.c is None or not d or not (u is None or u.flags.c_contiguous):
+    on, empty = kernels.of(blocks[0][1])
+    if on is None or not d or not (u is None or u.flags.c_contiguous):
         return None
-    rows, out = sum([len(payload) for _, payload in blocks]), np.empty((len(sums[0]) - 1, d), dtype)
-    done = kernels.c.mix(blocks, rows, u, *sums, out, *(grid or (0, 0, 0, 1.0)), step)
+    rows, out = sum([len(payload) for _, payload in blocks]), empty((len(sums[0]) - 1, d), dtype)
+    done = on.mix(blocks, rows, u, *sums, out, *(grid or (0, 0, 0, 1.0)), step)
     if done is False:
         raise damaged("NaN or infinite entries, or a scale out of range")
     return out if done else None

@@ -23,6 +23,7 @@ LANES, TILE, WARPS, THREADS = 32, 1024, 8, 256
 LARGEST, TWO_NORM, HALF_LARGEST, MEAN, GIVEN = range(5)
 PLAIN, DIFFERENCE, FEEDBACK = range(3)
 DIGIT, BINS, SAMPLES, SCANNERS = 11, 2048, 32 * 256, 1024
+ROOM, ENOUGH = 1 << 15, 1024  # bytes of shared memory of `quantize_mix`; blocks that keep a device at work
 SEARCH = 6  # 64-bit numbers of a `Search`
 FILES = (
     *("tile.cuh", "random.cu", "sums.cu", "scales.cu", "sign.cu", "quantize.cu"),
@@ -278,37 +279,47 @@ def _decode(
     return _list(bad) is None if given is None else None
 
 
-def quantize_accumulate(
+def quantize_mix(
     payload: Array,
+    u: Array | None,
     ptr: Array,
-    at: Array | None,
+    head: Array,
     weights: Array | None,
     out: Array,
     top: int,
     width: int,
     block: int,
     gain: float,
+    eta: float,
     bad: Array | None = None,
 ) -> bool | None:
-    """out[i] += Σ_a weights[a] q_a over a = ptr[i]..ptr[i + 1], in this order, q_a = gain C of row at[a] of the payload.
+    """With q = gain C (rows, d) and û = u + q, or q without u: out = `disagreement` of û, then u ← u + eta q; are all scales in range?
 
-    Are all scales in range? Not in C.
-
-    ptr (n + 1,), at (m,) int64 or None for 0..m−1, weights (m,) of the type of out or None for ones, out (n, d).
+    At most `most_mixed` rows. In C it is `mix`.
     """
-    n, d = out.shape
+    (n, d), m, real = out.shape, len(head), out.dtype.type
+    rows = len(payload)
     _take("out", out, "fd", n, d)
+    if u is not None:
+        _take("u", u, out.dtype.char, rows, d)
     _take("ptr", ptr, INTEGERS, n + 1)
-    if at is not None:
-        _take("at", at, INTEGERS, len(at))
+    _take("head", head, INTEGERS, m)
     if weights is not None:
-        _take("weights", weights, out.dtype.char, len(weights if at is None else at))
-    row_bytes = _row_bytes(payload, len(payload), d, top, width, block)
-    marks, gain = _rows_bad(bad, n), out.dtype.type(gain)
-    sizes = (np.int64(x) for x in (n, d, block, row_bytes))
-    name = f"quantize_accumulate<{REALS[out.dtype.char]}, {width}>"
-    _launch(name, _ceil(n * _ceil(d, TILE), WARPS), payload, ptr, at, weights, out, *sizes, np.int32(top), gain, marks)
+        _take("weights", weights, out.dtype.char, m)
+    _require(n <= rows <= most_mixed(out.dtype), "rows")
+    row_bytes = _row_bytes(payload, rows, d, top, width, block)
+    marks, group = _rows_bad(bad, rows), LANES
+    while group > 1 and (group * rows > most_mixed(out.dtype) or (group * rows > 2 * WARPS and _ceil(d, LANES * group) < ENOUGH)):
+        group //= 2
+    sizes = (np.int64(x) for x in (rows, n, d, block, row_bytes))
+    name, grid = f"quantize_mix<{REALS[out.dtype.char]}, {width}>", (np.int32(group), np.int32(top), real(gain))
+    _launch(name, _ceil(d, LANES * group), payload, u, real(eta), ptr, head, weights, out, *sizes, *grid, marks)
     return _list(marks) is None if bad is None else None
+
+
+def most_mixed(dtype: Any) -> int:
+    """Rows that `quantize_mix` takes: their û must fit into the shared memory of a block."""
+    return ROOM // (LANES * np.dtype(dtype).itemsize)
 
 
 # --- the absolute quantizer ----------------------------------------------------------------------------------------------

@@ -421,7 +421,7 @@ class Neighborhood:
 
     def _read(self, message: Message, u: Array | None, step: float, then: Then | None) -> Array:
         """What `finish` returns for a message that came."""
-        if self.device is None and then in (self.disagreement, self.laplacian) and message.kind == "agents":
+        if then in (self.disagreement, self.laplacian) and message.kind == "agents":
             sums = self.ptr, self.head, self.weights if then == self.disagreement else None
             if (found := message.mix(u, step, sums)) is not None:
                 return found

@@ -273,7 +273,7 @@ class MPINeighborhood(Neighborhood):
         return (minus is not None or bool(self.far)) and compressor.nbytes(v.shape[1], v.dtype) >= mpi_exchange.LARGE
 
     def _mixes(self, message: Message, step: float) -> bool:
-        return not self.far  # what comes in pieces is summed in a pass of its own
+        return self.device is not None or not self.far  # what comes in pieces is summed in a pass of its own
 
     def forget(self, compressor: Compressor) -> None:
         for key, exchange in self.exchanges.items():

@@ -31,7 +31,7 @@ def kernel_names(widths=WIDTHS, modes=range(3)):
             norms = (gpu.LARGEST, gpu.TWO_NORM, gpu.GIVEN)
             yield from (f"quantize_encode<{real}, {width}, {mode}, {norm}>" for mode in modes for norm in norms)
             yield from (f"quantize_decode<{real}, {width}, {advance}>" for advance in ("false", "true"))
-            yield f"quantize_accumulate<{real}, {width}>"
+            yield f"quantize_mix<{real}, {width}>"
 
 
 class Emulator:

@@ -234,28 +234,43 @@ def test_error_feedback_in_one_pass_is_the_composition(device, dtype, d, block, 
             assert kept() and (not wanted or same_bits(device.take(out), estimate))
 
 
+@pytest.mark.parametrize("reference, eta", [(False, 1.0), (True, 1.0), (True, -0.3)])
 @pytest.mark.parametrize("weighted", [True, False])
-@pytest.mark.parametrize("d", [1, 100, 1024, 2100])
-def test_messages_of_several_neighbors_in_one_pass(device, dtype, d, weighted):
-    q, gain = QSGD(5, contracted=True), 0.625
-    grid, rng = q.grid(d), np.random.default_rng(d)
-    payload, start = q.encode(rows_of(d, dtype), KEY), rng.standard_normal((3, d)).astype(dtype)
-    rows = decoded(grid, payload, dtype, gain)
-    ptr, at = np.array([0, 3, 3, 7]), np.array([4, 0, 1, 2, 2, 0, 3])
-    weights = rng.random(7).astype(dtype) if weighted else None
-    expected = start.copy()
-    for i in range(3):
-        for a in range(ptr[i], ptr[i + 1]):
-            expected[i] += weights[a] * rows[at[a]] if weighted else rows[at[a]]
-    out, given = device.give(start), device.give(weights) if weighted else None
-    rest = *parameters(grid), gain
-    assert gpu.quantize_accumulate(device.give(payload), device.give(ptr), device.give(at), given, out, *rest)
-    assert same_bits(device.take(out), expected)
-    if not weighted:
-        out, ptr = device.give(start), device.give(np.array([0, 1, 2, 5]))
-        assert gpu.quantize_accumulate(device.give(payload), ptr, None, None, out, *rest)
-        assert same_bits(device.take(out), np.stack([start[0] + rows[0], start[1] + rows[1],
-                                                     ((start[2] + rows[2]) + rows[3]) + rows[4]]))  # fmt: skip
+@pytest.mark.parametrize("d, block", [(1, 0), (100, 0), (1024, 0), (2100, 96), (2100, None)])
+def test_received_messages_are_mixed_in_one_pass(device, dtype, d, block, weighted, reference, eta):
+    for q, gain in ((Quantize(7, block=block), 1.0), (QSGD(5, contracted=True), 0.625)):
+        grid, rng = q.grid(d), np.random.default_rng(d)
+        payload, start = q.encode(rows_of(d, dtype), KEY), rng.standard_normal((5, d)).astype(dtype)
+        c = decoded(grid, payload, dtype, gain)
+        estimate, moved = (start + c, start + dtype(eta) * c) if reference else (c, start)
+        ptr, head = np.array([0, 3, 3, 7]), np.array([4, 0, 1, 2, 2, 0, 3])
+        weights = rng.random(7).astype(dtype) if weighted else None
+        expected = np.zeros((3, d), dtype)
+        for i in range(3):
+            for a in range(ptr[i], ptr[i + 1]):
+                term = estimate[i] - estimate[head[a]]
+                expected[i] += weights[a] * term if weighted else term
+        (out, kept), u = guarded(device, expected.shape, dtype), device.give(start)
+        sums = device.give(ptr), device.give(head), device.give(weights) if weighted else None
+        assert gpu.quantize_mix(device.give(payload), u if reference else None, *sums, out, *parameters(grid), gain, eta)
+        assert kept() and same_bits(device.take(out), expected) and same_bits(device.take(u), moved)
+
+
+@pytest.mark.parametrize("rows", [1, 9, 60, 128, 129, 256, 257])
+def test_as_many_rows_are_mixed_as_fit(device, dtype, rows):
+    """They share less of a tile the more they are; beyond that it is refused."""
+    q, d = Quantize(7), 1100
+    rng, key = np.random.default_rng(rows), Key(1, Purpose.TEST, 0, np.arange(rows))
+    v = rng.standard_normal((rows, d)).astype(dtype)
+    payload = q.encode(v, key)
+    c, out = decoded(q.grid(d), payload, dtype), device.give(np.zeros((rows, d), dtype))
+    sums = device.give(np.arange(rows + 1)), device.give(np.arange(rows) - 1 + rows * (np.arange(rows) == 0)), None
+    call = device.give(payload), None, *sums, out, *parameters(q.grid(d)), 1.0, 1.0
+    if rows > gpu.most_mixed(dtype):
+        with pytest.raises(ValueError, match="rows"):
+            gpu.quantize_mix(*call)
+    else:
+        assert gpu.quantize_mix(*call) and same_bits(device.take(out), c - np.roll(c, 1, axis=0))
 
 
 @pytest.mark.parametrize("block", [0, 32])
@@ -289,7 +304,9 @@ def test_a_damaged_scale_is_seen(device, dtype, scale):
     assert gpu.quantize_decode(payload, out, *grid, 1.0, bad=bad) is None
     assert device.take(bad).tolist() == [0, 0, 0, 1, 0]
     assert gpu.quantize_advance(payload, out, None, *grid, 1.0, 1.0) is False
-    assert gpu.quantize_accumulate(payload, device.give(np.arange(6)), None, None, out, *grid, 1.0) is False
+    sums = device.give(np.zeros(6, np.int64)), device.give(np.zeros(0, np.int64)), None
+    for u in (out, None):
+        assert gpu.quantize_mix(payload, u, *sums, device.give(np.zeros((5, 2100), dtype)), *grid, 1.0, 1.0) is False
 
 
 def test_any_bytes_decode_as_on_the_cpu(device, dtype):

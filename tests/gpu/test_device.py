@@ -325,6 +325,32 @@ def test_ranks_have_the_bits_of_one_process(small_emulator, stand_in, name, c, h
     hood.close()
 
 
+@pytest.mark.mpi
+@pytest.mark.parametrize("name, expected", [
+    ("lead", ["encode", "mix"]),  # the sum's pass advances own rows too
+    ("beer", ["feedback", "feedback", "advance", "advance"]),  # no sum: own rows where they are encoded, then those of others
+    ("lt-admm-cc", ["feedback", "feedback", "advance", "advance"]),  # rows of agents and arcs
+])  # fmt: skip
+def test_ranks_read_each_array_once(small_emulator, stand_in, monkeypatch, name, expected):
+    called = []
+    for kernel in ("encode", "feedback", "advance", "mix"):
+        made = getattr(gpu, f"quantize_{kernel}")
+        monkeypatch.setattr(gpu, f"quantize_{kernel}", lambda *args, made=made, kernel=kernel: (called.append(kernel), made(*args))[1])
+    hood, problem, table = on_ranks("block"), quadratic(), table_of(name, COMPRESSORS[1])
+    hood.to_device(stand_in(small_emulator))
+    own = Quadratic(problem.Q[hood.agents], problem.c[hood.agents])
+    one, other = start(table, problem, hood_of(nx.cycle_graph(10))), start(table, own, hood)
+    other.method = one.method
+    advance(one, 3)
+    called.clear()
+    advance(other, 3)
+    assert called == expected * 3
+    index, found = {"agents": hood.agents, "known": hood.known, "arcs": hood.arcs}, arrays(other)
+    for key, kind, a in rows(one.state):
+        assert a[index[kind]].tobytes() == found[key].tobytes(), key
+    hood.close()
+
+
 def have_the_bits_of_one_process(hood, table):
     """After seven rounds; returns the counts of the last six of them, and the bytes."""
     problem = quadratic()

@@ -228,33 +228,55 @@ KERNEL quantize_decode(const u8 *payload, Real *u, Real *out, Real eta, i64 rows
     }
 }
 
-/* out[i] ← out[i] + Σ_a w_a gain C_a over the messages a = ptr[i] to ptr[i + 1], in this order; message a is row at[a] of the
- * payload (`at` null: row a), and w_a = weights[a] (null: 1). bad (rows of out,): a message of this row is damaged. */
+enum { ROOM = 1 << 15 }; /* bytes of shared memory that a block of `quantize_mix` takes */
+
+/* û = u + q, or q where u is null, and u ← u + η q, with q = gain C of every row (rows, d); then of the first n of them
+ *     out[i] = Σ_a w_a (û[i] − û[head[a]]) over a = ptr[i] to ptr[i + 1], in this order; w_a = weights[a] (null: 1)
+ * A block serves `group` rows of one tile, of all messages, and keeps their û. */
 template <typename Real, int WIDTH>
-KERNEL quantize_accumulate(const u8 *payload, const i64 *ptr, const i64 *at, const Real *weights, Real *out, i64 rows, i64 d,
-                           i64 block, i64 row_bytes, int top, Real gain, int *bad) {
-    i64 row, tile;
-    if (!own_tile(rows, ceil_div(d, TILE), &row, &tile)) return;
-    const i64 start = tile * TILE, first = ptr[row], last = ptr[row + 1];
-    const bool full = d - start >= TILE;
-    out += row * d + start, bad += row;
-    Real sums[LANES];
-    if (full) {
-#pragma unroll
-        for (int r = 0; r < LANES; r++) sums[r] = out[LANES * r + lane_of()];
+KERNEL quantize_mix(const u8 *payload, Real *u, Real eta, const i64 *ptr, const i64 *head, const Real *weights, Real *out,
+                    i64 rows, i64 n, i64 d, i64 block, i64 row_bytes, int group, int top, Real gain, int *bad) {
+    __shared__ Real estimate[ROOM / sizeof(Real)];
+    const int lane = lane_of();
+    const i64 first = (i64)blockIdx.x * group * LANES, start = first / TILE * TILE, left = d - start;
+    const i64 bytes = ceil_div(left * WIDTH, 8), before = 4 * ceil_div(d, block) + start / LANES * 4 * WIDTH;
+    const Real half = (Real)top / 2;
+    for (int pair = warp_of(); pair < rows * group; pair += WARPS) { /* a message, and a row of the tile */
+        const i64 row = pair / group, begin = first + pair % group * LANES, e = begin + lane;
+        if (begin >= d) continue;
+        const int r = (int)(begin - start) / LANES;
+        const u8 *message = payload + row * row_bytes, *codes = message + before;
+        u32 code;
+        if (left >= TILE) {
+            const int shift = r * WIDTH % 32;
+            const u8 *from = codes + 4 * (r * WIDTH / 32 * LANES + lane);
+            code = load_word(from) >> shift;
+            if (shift + WIDTH > 32) code |= load_word(from + 4 * LANES) << (32 - shift);
+            code &= (1u << WIDTH) - 1;
+        } else {
+            const i64 from = 4 * (WIDTH * r + lane);
+            code = unpack_row<WIDTH>(lane < WIDTH ? load_word(codes + from, bytes - from) : 0);
+        }
+        const float scale = __uint_as_float(load_word(message + 4 * (begin / block)));
+        if (!is_scale(scale)) bad[row] = 1;
+        Real q = mul(sub((Real)(code < (u32)top ? (int)code : top), half), mul(divide((Real)scale, half), gain));
+        if (u && e < d) {
+            const Real old = u[row * d + e];
+            u[row * d + e] = add(old, mul(eta, q));
+            q = add(old, q);
+        }
+        estimate[LANES * pair + lane] = q;
     }
-    for (i64 a = first; a < last; a++) {
-        const Real w = weights ? weights[a] : (Real)1;
-        const u8 *from = payload + (at ? at[a] : a) * row_bytes;
-        if (full)
-            decode_tile<Real, WIDTH, true>(from, start, d, block, top, gain, bad,
-                                           [&](int r, int, Real q) { sums[r] = add(sums[r], mul(w, q)); });
-        else
-            decode_tile<Real, WIDTH, false>(from, start, d, block, top, gain, bad,
-                                            [&](int, int e, Real q) { out[e] = add(out[e], mul(w, q)); });
-    }
-    if (full) {
-#pragma unroll
-        for (int r = 0; r < LANES; r++) out[LANES * r + lane_of()] = sums[r];
+    __syncthreads();
+    for (int pair = warp_of(); pair < n * group; pair += WARPS) {
+        const i64 i = pair / group, e = first + pair % group * LANES + lane;
+        if (e >= d) continue;
+        const Real here = estimate[LANES * pair + lane];
+        Real sum = 0;
+        for (i64 a = ptr[i]; a < ptr[i + 1]; a++) {
+            const Real term = sub(here, estimate[LANES * (head[a] * group + pair % group) + lane]);
+            sum = add(sum, weights ? mul(weights[a], term) : term);
+        }
+        __stcs(out + i * d + e, sum);
     }
 }
