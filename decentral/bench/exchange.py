@@ -56,6 +56,8 @@ class Bare:
 
 def moved(hood: MPINeighborhood, message: Message) -> None:
     """An exchange of a message that is encoded, and is not decoded."""
+    if hood._swap((message,)) is not None:
+        return
     form, pending = hood._begin((message,))
     hood._finish(pending)
     hood._end(pending)

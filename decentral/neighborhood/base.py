@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from decentral.graph import Graph, MixingMatrix
 
 Then = Callable[[Known], Agents]
-_form_of, _decoded = attrgetter("form"), methodcaller("decode")
+form_of, _decoded = attrgetter("form"), methodcaller("decode")
 HEADER = 16
 """Bytes that frame one message between two neighbors in one exchange; counted in `wire_bytes`."""
 STREAMS = 16
@@ -63,9 +63,10 @@ class Form:
     count : exchanges so far;  wire_bytes, ideal_bits : of one, by the own agents;  sent : bytes of one to other processes
     vectors : messages of one;  compressors : kept, so that their ids, and the form, stay theirs
     under_way : one was begun and not finished;  exchange : what the transport has made for it
+    swap : (messages, count) to the messages that came, or None where they are late: the same in one call, where the transport can
     """
 
-    __slots__ = ("compressors", "count", "exchange", "ideal_bits", "sent", "under_way", "vectors", "wire_bytes")
+    __slots__ = ("compressors", "count", "exchange", "ideal_bits", "sent", "swap", "under_way", "vectors", "wire_bytes")
 
     def __init__(self, messages: tuple[Message, ...], arcs: int):
         self.count, self.sent, self.vectors = 0, 0, len(messages)
@@ -73,7 +74,7 @@ class Form:
         self.wire_bytes = arcs * (HEADER + sum(m.row_bytes for m in messages))
         self.ideal_bits = arcs * sum(m.ideal_bits for m in messages)
         self.compressors = [m.compressor for m in messages]
-        self.under_way, self.exchange = False, None  # type: bool, Any
+        self.under_way, self.exchange, self.swap = False, None, None  # type: bool, Any, Any
 
 
 class Neighborhood:
@@ -351,9 +352,15 @@ class Neighborhood:
         After an error (NaN in a row to be sent, say) a neighborhood is of no use any more.
         COLLECTIVE between neighboring ranks.
         """
+        if (received := self._swap(messages)) is not None:
+            return self._results(received, onto, step, then)
         if onto is not None:
             self._feed(messages, onto if isinstance(onto, tuple) else (onto,), step, then)
         return self.finish(self._begin(messages), onto, step, then)
+
+    def _swap(self, messages: tuple[Message, ...]) -> list[Message] | None:
+        """What comes for small messages, where the transport has a shorter way; None: nothing was done."""
+        return None
 
     def _feed(self, messages: tuple[Message, ...], references: tuple[Array, ...], step: float, then: Then | None) -> None:
         """Own rows of a reference whose difference is still to be encoded advance in that pass, where nothing else is made of them."""
@@ -380,7 +387,7 @@ class Neighborhood:
         return started
 
     def _begin(self, messages: tuple[Message, ...]) -> Any:
-        form = self._forms.get(tuple(map(_form_of, messages))) or self._form(messages)
+        form = self._forms.get(tuple(map(form_of, messages))) or self._form(messages)
         if form.under_way:
             what = " and ".join(f"{m.kind} rows, d = {m.d}, {m.compressor}" for m in messages)
             raise TransportError(f"an exchange of {what} was started while one like it was not finished")
@@ -395,7 +402,7 @@ class Neighborhood:
         for message in messages:
             with suppress(TypeError):  # a compressor without a hash is equal to itself alone
                 message.use(self._compressors.setdefault(message.compressor, message.compressor))
-        key = tuple(map(_form_of, messages))
+        key = tuple(map(form_of, messages))
         if key not in self._forms:
             self._forms[key] = Form(messages, self.m)
         return self._forms[key]
@@ -406,21 +413,25 @@ class Neighborhood:
         """Complete an exchange that `start` began; see `exchange`."""
         form, pending = started
         try:
-            received = self._finish(pending)
-            if onto is None and then is None:
-                found = tuple(map(_decoded, received))
-            else:
-                references = (None,) * len(received) if onto is None else onto if isinstance(onto, tuple) else (onto,)
-                found = tuple([self._read(m, u, step, then) for m, u in zip(received, references, strict=True)])
+            found = self._results(self._finish(pending), onto, step, then)
             self._end(pending)
         except BaseException:
             self._failed()
             raise
         form.under_way = False
+        return found
+
+    def _results(self, received: list[Message], onto: Array | tuple[Array, ...] | None, step: float, then: Then | None) -> Any:
+        """What `finish` returns of the messages that came."""
+        if onto is None and then is None:
+            found = tuple(map(_decoded, received))
+        else:
+            references = (None,) * len(received) if onto is None else onto if isinstance(onto, tuple) else (onto,)
+            found = tuple([self._read(m, u, step, then) for m, u in zip(received, references, strict=True)])
         return found[0] if len(found) == 1 else found
 
     def _read(self, message: Message, u: Array | None, step: float, then: Then | None) -> Array:
-        """What `finish` returns for a message that came."""
+        """The same of one of them."""
         if then in (self.disagreement, self.laplacian) and message.kind == "agents":
             sums = self.ptr, self.head, self.weights if then == self.disagreement else None
             if (found := message.mix(u, step, sums)) is not None:

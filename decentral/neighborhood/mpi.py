@@ -24,8 +24,8 @@ from decentral.compressors import Identity
 from decentral.errors import TransportError
 from decentral.message import Deferred, Message, Place
 from decentral.neighborhood import base, mpi_exchange
-from decentral.neighborhood.base import Form, Neighborhood
-from decentral.neighborhood.mpi_exchange import Exchange, exchange_of
+from decentral.neighborhood.base import Form, Neighborhood, form_of
+from decentral.neighborhood.mpi_exchange import Exchange, Small, exchange_of
 from decentral.neighborhood.pieces import Peer
 from decentral.neighborhood.placement import launched
 from decentral.neighborhood.shared_memory import Machine
@@ -217,6 +217,7 @@ class MPINeighborhood(Neighborhood):
         self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
         exchange: Exchange = exchange_of(self, messages)
         form.exchange, form.sent = exchange, exchange.nbytes
+        form.swap = exchange.swap if isinstance(exchange, Small) else None
         self._watch.waiting = None
         if exchange.large and exchange.shared is not None:
             for i, one in enumerate(m.form for m in messages):  # where one is sent in two ways, nobody knows where it will be needed
@@ -244,10 +245,25 @@ class MPINeighborhood(Neighborhood):
 
         return tuple([coming(m, copy) for m, copy in zip(copied, copies, strict=True)])
 
+    def _swap(self, messages: tuple[Message, ...]) -> list[Message] | None:
+        form = self._forms.get(tuple(map(form_of, messages)))
+        if form is None or form.swap is None or form.under_way:
+            return None
+        form.count += 1
+        received: list[Message] | None = form.swap(messages, form.count & 0xFFFFFFFF)
+        if received is None:
+            form.under_way, self._round, pending = True, messages[0].round, (form.exchange, messages)
+            try:
+                received = self._finish(pending)
+                self._end(pending)
+            except BaseException:
+                self._failed()
+                raise
+            form.under_way = False
+        return received
+
     def _finish(self, pending: Any) -> list[Message]:
         exchange, messages = pending
-        if (received := exchange.take(messages)) is not None:
-            return received
         self._current = exchange
         if not exchange.alone:
             self._watch.waiting = (time.monotonic(), self._round, exchange)
@@ -256,13 +272,12 @@ class MPINeighborhood(Neighborhood):
             peer, found = wrong
             who = f"rank {self.rank} in round {messages[0].round} received from rank {peer.rank}"
             raise TransportError(f"{who} {exchange.mismatch(found)}")
-        return exchange.received(messages)
+        received: list[Message] = exchange.received(messages)
+        return received
 
     def _end(self, pending: Any) -> None:
-        exchange = pending[0]
-        if exchange.pending:  # else it was not waited for
-            exchange.end()
-            self._watch.waiting = None
+        pending[0].end()
+        self._watch.waiting = None
 
     def _failed(self) -> None:
         self._watch.waiting = None  # who catches the error is not ended for a wait that is over

@@ -144,10 +144,6 @@ class Exchange:
                 wrong = route.peers[index], route.buffer[at : at + HEADER].tobytes()
         return wrong
 
-    def take(self, messages: Messages) -> list[Message] | None:
-        """What `received` returns, where that is simple and all is here; else None."""
-        return None
-
     def end(self) -> None:
         """What came has been read: complete what is left to do."""
         for route in self.routes:
@@ -235,7 +231,7 @@ class Exchange:
 
 
 class Small(Exchange):
-    """The same for small rows between ranks of one machine alone, in few calls.
+    """The same for small rows between ranks of one machine alone, where `swap` does it all in few calls.
 
     A rank that shares its core with others finds its caches cold, and then every call costs some microseconds.
     """
@@ -246,21 +242,18 @@ class Small(Exchange):
     """Messages and rows of the last exchange, and the references to these that are ours."""
     _alone = -1
 
-    def start(self, messages: Messages, k: int, number: int, copies: Messages = ()) -> None:
+    def swap(self, messages: Messages, number: int) -> list[Message] | None:
+        """Send exchange `number`; the messages that came, or None where one is late or another than expected: then `wait`."""
+        k, post = messages[0].round, self.shared.post
         digest = self.digest if len(messages) == 1 else self.digest_of(messages, k)
-        self.header = _HEADER.pack(MAGIC, VERSION, digest, k, number)
-        self._payloads = tuple(map(payload_of, messages))
-        self.shared.post.send(self._payloads, self.header)
-
-    def take(self, messages: Messages) -> list[Message] | None:
+        self.header = header = _HEADER.pack(MAGIC, VERSION, digest, k, number)
+        payloads = tuple(map(payload_of, messages))
+        post.send(payloads, header)
         received = self._received
         any(map(Message.reuse, received, messages))  # a loop would keep a reference to the last one
         if sum(map(getrefcount, self._kept)) != self._alone:  # what they held last is still in use
             received = self._renew(messages)
-        if not self.shared.post.get(NAP, self._payloads, self._rows):
-            self.pending = True
-            return None  # late, or another message than expected
-        return received
+        return received if post.get(NAP, payloads, self._rows) else None
 
     def _renew(self, messages: Messages) -> list[Message]:
         """New memory for what comes, which the next exchanges use again unless somebody keeps it."""

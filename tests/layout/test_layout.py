@@ -634,6 +634,7 @@ def test_small_exchanges_use_their_memory_again_unless_it_is_kept() -> None:
     x = np.random.default_rng(0).normal(size=(9, one.n, 5))
 
     kept, places = [], []
+    hood.exchange(hood.to_neighbors(PLAIN, x[0][hood.agents], 0))  # the first of its form
     for k in range(9):
         found = hood.exchange(hood.to_neighbors(PLAIN, x[k][hood.agents], k))
         if k % 3 < 2:
