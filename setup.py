@@ -7,7 +7,7 @@ from setuptools import Extension, find_packages, setup
 REPORT = ["matplotlib>=3.8", "jinja2>=3.1"]
 DATA = ["scikit-learn>=1.4"]
 MPI = ["mpi4py>=4.0"]
-TEST = ["pytest>=8", "pytest-mpi>=0.6", "mypy>=1.10", "ruff>=0.6", "scipy-stubs; python_version>='3.11'"]
+TEST = ["pytest>=8", "pytest-xdist>=3.2", "pytest-mpi>=0.6", "mypy>=1.10", "ruff>=0.6", "scipy-stubs; python_version>='3.11'"]
 
 setup(
     name="decentral",

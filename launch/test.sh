@@ -9,7 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash launch/setup.sh test
 PATH=$(cd "${DECENTRAL_VENV:-.venv}/bin" && pwd):$PATH
 export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=Agg
-paths=("$@")
+paths=("$@") workers=()
+[[ $# != 0 ]] || workers=(-n auto --maxprocesses 4 --dist worksteal)
 failed=()
 step() { # a title, then a command; a failure is remembered and the rest still runs
   echo; echo "== $1"; shift
@@ -18,7 +19,7 @@ step() { # a title, then a command; a failure is remembered and the rest still r
 
 step "style" ruff check --quiet --output-format concise .
 step "types" mypy
-step "serial tests" python -m pytest -q -m "not mpi" "${paths[@]}"
+step "serial tests" python -m pytest -q -m "not mpi" "${workers[@]}" "${paths[@]}"
 if [[ ${#paths[@]} == 0 ]]; then
   for ranks in 2 3 4; do
     step "transport tests on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi
