@@ -145,6 +145,24 @@ def test_the_reference_advances_where_the_difference_is_encoded(cuda, monkeypatc
     assert called == (["quantize_feedback"] * 3 if c["name"] == "quantize" else [])
 
 
+def test_long_references_advance_where_received_rows_are_summed(cuda, monkeypatch):
+    """And û is not an array."""
+    from decentral.neighborhood import in_process
+
+    called = []
+    for kernel in ("encode", "feedback", "advance", "mix"):
+        made = getattr(gpu, f"quantize_{kernel}")
+        monkeypatch.setattr(gpu, f"quantize_{kernel}", lambda *args, made=made, kernel=kernel: (called.append(kernel), made(*args))[1])
+    monkeypatch.setattr(in_process, "LONG", 0)
+    one, other = (start(table_of("lead", COMPRESSORS[1]), quadratic(), hood) for hood in (hood_of(nx.cycle_graph(10)), on_device(cuda)))
+    assert one.method.reference_step != 1
+    for run in (one, other):
+        advance(run, 3)
+    assert called == ["encode", "mix"] * 3
+    for key, a in arrays(one).items():
+        assert a.tobytes() == arrays(other)[key].tobytes(), key
+
+
 @pytest.mark.parametrize("form", "BCDE")
 def test_every_form_has_the_bits_of_the_cpu(cuda, form):
     table = {"name": "lt-admm-cc", "form": form, "compressor": {"name": "quantize", "bits": 7}}

@@ -15,7 +15,7 @@ from decentral.compressors import build as compressor
 from decentral.errors import NonFiniteError, TransportError
 from decentral.graph import Graph, mixing
 from decentral.message import Scattered
-from decentral.neighborhood import HEADER, Emulated, Lossy, Traced
+from decentral.neighborhood import HEADER, Emulated, Lossy, Traced, in_process
 
 GRAPHS = {
     "ring": nx.cycle_graph(9),
@@ -223,6 +223,34 @@ def test_long_rows_are_encoded_and_advance_in_one_pass(monkeypatch: pytest.Monke
             np.testing.assert_array_equal(again, moved_once + step * plain)
             np.testing.assert_array_equal(found, moved + plain)
             np.testing.assert_array_equal(onto, moved + step * plain)
+
+
+@pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
+@pytest.mark.parametrize("long, step, expected", [
+    (1 << 24, 1.0, ["quantize_feedback", "disagreement"]), (1 << 24, 0.5, ["quantize_feedback", "disagreement"]),
+    (1, 1.0, ["quantize_feedback", "disagreement"]), (1, 0.5, ["quantize_encode", "mix"]),
+])  # fmt: skip
+def test_own_rows_advance_where_fewer_bytes_move(
+    long: int, step: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they are encoded; or, where û would be an array of its own and longer than the caches, as they are summed."""
+    called: list[str] = []
+
+    class Spy:
+        def __getattr__(self, name: str) -> object:
+            made = getattr(compiled, name)
+            return lambda *args: (called.append(name), made(*args))[1]
+
+    compiled, C, hood = kernels.c, compressor({"name": "quantize", "bits": 4}), hood_of(nx.cycle_graph(9))
+    x, u = np.random.default_rng(0).normal(size=(2, hood.n, 2000))
+    q = hood.exchange(hood.to_neighbors(C, x - u, 3))
+    sums, moved = hood.disagreement(u + q), u + step * q
+    monkeypatch.setattr(kernels, "c", Spy())
+    monkeypatch.setattr(in_process, "LONG", long)
+    found = hood.exchange(hood.to_neighbors(C, x, 3, minus=u), onto=u, step=step, then=hood.disagreement)
+    assert called == expected
+    np.testing.assert_array_equal(found, sums)
+    np.testing.assert_array_equal(u, moved)
 
 
 def test_what_is_not_encoded_yet_cannot_be_written_to() -> None:
