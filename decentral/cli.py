@@ -10,15 +10,16 @@ import argparse
 import functools
 import gc
 import os
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from decentral.errors import ConfigError, DecentralError
+from decentral.errors import ConfigError, DecentralError, unknown
 
 if TYPE_CHECKING:
     from decentral.experiment import Experiment
@@ -29,11 +30,11 @@ NAMESPACES = ("topologies", "weights", "algorithms", "compressors", "estimators"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if list(arguments[:1]) == ["bench"]:  # it has a parser of its own, for its --help as well
-        options = argparse.Namespace(command=_bench, arguments=arguments[1:])
-    else:
-        options = _parser(arguments).parse_args(arguments)
     try:
+        if list(arguments[:1]) == ["bench"]:  # it has a parser of its own, for its --help as well
+            options = argparse.Namespace(command=_bench, arguments=arguments[1:])
+        else:
+            options = _parser(arguments).parse_args(arguments)
         status: int = options.command(options)
         sys.stdout.flush()
         return status
@@ -48,6 +49,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `decentral list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, as `main` does: of one rank, and with the nearest guess."""
+
+    def error(self, message: str) -> NoReturn:
+        choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message)
+        if choice is None:
+            raise ConfigError(f"{message}. See: {self.prog} --help")
+        what = "command" if self.prog == "decentral" else f'argument of "{self.prog}"'
+        raise ConfigError(unknown(what, choice[1], re.findall(r"[\w-]+", choice[2]), f"{self.prog} --help"))
 
 
 def _rank() -> int:
@@ -65,7 +77,7 @@ def _parser(arguments: Sequence[str] = ()) -> argparse.ArgumentParser:
     # for what it prints argparse asks how wide the terminal is, and imports 5 ms of modules for that in every rank
     wanted = not arguments or not {"-h", "--help"}.isdisjoint(arguments)
     form = functools.partial(argparse.HelpFormatter, width=None if wanted else 100)
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         formatter_class=form, prog="decentral", description="Decentralized, peer-to-peer training with compressed messages.",
         epilog="Under a launcher: mpirun -n 8 python -m decentral run config.toml",
     )  # fmt: skip

@@ -22,6 +22,7 @@ import numpy as np
 
 from decentral import kernels as inner  # bench.kernels is another
 from decentral.allocation import keep_freed_memory
+from decentral.cli import Parser
 from decentral.errors import ConfigError
 from decentral.neighborhood import launched
 
@@ -31,7 +32,7 @@ LEAST = 1000
 
 
 def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="decentral bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = Parser(prog="decentral bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", nargs="?", choices=WHAT, type=lambda name: "rounds" if name == "round" else name)
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each figure is measured")
     parser.add_argument("--size", type=int, default=10_000_000, help="entries of the arrays of `bench kernels`")

@@ -115,6 +115,20 @@ def test_bad_value(
     assert not list(Path(".").glob("results/*/final.npz"))
 
 
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    ("rnu", 'unknown command "rnu"; known: bench, check, cite, compare, data, list, report, run, show (did you mean "run"?)'),
+    ("list algoritms", '(did you mean "algorithms"?). See: decentral list --help'),
+    ("bench kernel", '(did you mean "kernels"?). See: decentral bench --help'),
+    ("run", "arguments are required: config. See: decentral run --help"),
+    ("run small.toml --sed rounds=3", "unrecognized arguments: --sed rounds=3"),
+    ("show ring:4 --ranks two", "invalid int value: 'two'. See: decentral show --help"),
+])  # fmt: skip
+def test_bad_command_line(arguments: str, sentence: str, capfd: pytest.CaptureFixture[str]) -> None:
+    status, err = run(arguments.split(), capfd)
+    assert status == 2 and sentence in err
+    assert err.startswith("decentral: ") and len(err.strip().splitlines()) == 1, err
+
+
 @pytest.mark.parametrize("name", ["top-k", "rand-k"])
 def test_what_does_not_fit_a_row_is_refused_before_there_is_a_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
