@@ -108,6 +108,10 @@ class MPINeighborhood(Neighborhood):
         words = {"memory": "", "collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
         ways = [*["shared memory"] * (self.machine is not None), *[words[self.calls]] * (self.calls != "memory")]
         self.transport = f"{' and '.join(ways)}, {self.latency * 1e6:.0f} µs for 1 KiB{self.transport}"
+        if self.machine is not None and not self.machine.spins:
+            cores = self.machine.cores
+            fewer = f"-n {cores}" if len(beside) == self.ranks else "fewer ranks"
+            self.transport += f", taking turns on {cores} core{'s' * (cores > 1)} ({fewer}, with more agents each, is faster)"
         if max(self.latency, meeting) > SLOW:
             self.trouble = (
                 f"1 KiB to the neighbors takes {self.latency * 1e3:.1f} ms, a sum over all {self.ranks} ranks {meeting * 1e3:.1f} ms: "

@@ -38,6 +38,7 @@ class Machine:
     """The ranks that share this one's memory. COLLECTIVE over them.
 
     comm : the communicator of these ranks;  ranks : their numbers among all;  progress : lets MPI work, after a nap
+    cores : those of this rank, which others may use too;  spins : looks before it sleeps, none where ranks take turns on a core
     Raises MemoryError on all of them where one cannot share memory, or sleep until it changes.
     """
 
@@ -49,7 +50,8 @@ class Machine:
         self.comm, self.ranks, self.progress = comm, [r for r, _, _ in every], progress
         self._token, self._made = every[0][1], 0
         beside = sum(bool(cores & set(others)) for _, _, others in every)  # ranks that may run on our cores
-        self.spins = SPINS if beside <= min(len(cores), quota()) else 0
+        self.cores = max(1, int(min(len(cores), quota())))
+        self.spins = SPINS if beside <= self.cores else 0
 
     def memory(self, nbytes: int) -> tuple[Array, dict[int, int]]:
         """Two halves (2, bytes) uint8 of zeros that all ranks see, and where in a half each rank's `nbytes` begin. COLLECTIVE.

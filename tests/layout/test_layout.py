@@ -625,6 +625,26 @@ def test_one_agent_per_rank_sends_what_is_counted() -> None:
     hood.close()
 
 
+@pytest.mark.skipif(not hasattr(kernels.wire, "Post"), reason="no shared memory here")
+def test_ranks_that_take_turns_on_a_core_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mpi4py import MPI
+
+    from decentral.neighborhood import shared_memory
+
+    comm = MPI.COMM_WORLD
+    for cores, machines, words in (
+        ({0}, None, "taking turns on 1 core (-n 1, with more agents each, is faster)"), ({comm.rank}, None, ""),
+        ({0}, np.arange(comm.size) // 2, "taking turns on 1 core (fewer ranks, with more" if comm.size > 2 else "(-n 1"),
+    ):  # fmt: skip
+        monkeypatch.setattr(shared_memory, "own_cores", lambda cores=cores: cores)
+        hood = mpi_hood(GRAPHS["ring"], "block", machines=machines)
+        if words and hood.machine is not None:
+            assert words in hood.transport
+        else:
+            assert "taking turns" not in hood.transport
+        hood.close()
+
+
 def test_small_exchanges_use_their_memory_again_unless_it_is_kept() -> None:
     """What a caller holds is not written to by later exchanges; what nobody holds is not made anew."""
     from decentral.neighborhood.mpi_exchange import Small
