@@ -133,7 +133,7 @@ class Device:
     words, halves = staticmethod(gpu.words), staticmethod(gpu.halves)
     total, disagreement = staticmethod(gpu.total), staticmethod(gpu.disagreement)
     pack_places, scatter = staticmethod(gpu.pack_places), staticmethod(gpu.scatter)
-    sample_places = staticmethod(gpu.sample_places)
+    sample_places, most_mixed = staticmethod(gpu.sample_places), staticmethod(gpu.most_mixed)
 
     def quantize_encode(self, seed: int, round: int, tag: int, ids: Array, *rest: Any) -> None:
         self._refusing(ids, gpu.quantize_encode, seed, round, tag, ids, *rest)

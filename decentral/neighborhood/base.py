@@ -42,6 +42,8 @@ STREAMS = 16
 """Variables of a method whose draws are kept apart."""
 MOST_MESSAGES = 2 * STREAMS
 """Messages that one exchange takes."""
+FEW = 256
+"""Bytes of a column of all known rows up to which `mix` serves them on a CPU, where a tile of columns must stay in the cache."""
 PIECE = 1 << 20
 """Bytes of a long row, about, that are encoded, sent and decoded at a time."""
 
@@ -365,7 +367,10 @@ class Neighborhood:
     def _feed(self, messages: tuple[Message, ...], references: tuple[Array, ...], step: float, then: Then | None) -> None:
         """Own rows of a reference whose difference is still to be encoded advance in that pass, where nothing else is made of them."""
         for message, u in zip(messages, references, strict=True):
-            if message.kind != "agents" or not isinstance(message, Deferred) or (then is not None and self._mixes(message, step)):
+            if message.kind != "agents" or not isinstance(message, Deferred):
+                continue
+            most = FEW // message.dtype.itemsize if self.device is None else self.device.most_mixed(message.dtype)
+            if then is not None and self.n + self.g <= most and self._mixes(message, step):
                 continue
             others = [a for other in messages if other is not message and isinstance(other, Deferred) for a in other.made_of]
             others += [a for other, a in zip(messages, references, strict=True) if other is not message]
@@ -373,7 +378,7 @@ class Neighborhood:
                 message.feed(u, step)
 
     def _mixes(self, message: Message, step: float) -> bool:
-        """Do own rows better advance in the pass that sums what came?"""
+        """Do own rows better advance in the pass that sums what came, where a kernel does that?"""
         return True
 
     def start(self, *messages: Message) -> Any:

@@ -226,12 +226,13 @@ def test_long_rows_are_encoded_and_advance_in_one_pass(monkeypatch: pytest.Monke
 
 
 @pytest.mark.skipif(kernels.c is None, reason="the compiled kernels are not installed")
-@pytest.mark.parametrize("long, step, expected", [
-    (1 << 24, 1.0, ["quantize_feedback", "disagreement"]), (1 << 24, 0.5, ["quantize_feedback", "disagreement"]),
-    (1, 1.0, ["quantize_feedback", "disagreement"]), (1, 0.5, ["quantize_encode", "mix"]),
+@pytest.mark.parametrize("agents, long, step, expected", [
+    (9, 1 << 24, 1.0, ["quantize_feedback", "disagreement"]), (9, 1 << 24, 0.5, ["quantize_feedback", "disagreement"]),
+    (9, 1, 1.0, ["quantize_feedback", "disagreement"]), (9, 1, 0.5, ["quantize_encode", "mix"]),
+    (33, 1, 0.5, ["quantize_feedback", "disagreement"]),  # too many for their columns to stay in the cache
 ])  # fmt: skip
 def test_own_rows_advance_where_fewer_bytes_move(
-    long: int, step: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+    agents: int, long: int, step: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As they are encoded; or, where û would be an array of its own and longer than the caches, as they are summed."""
     called: list[str] = []
@@ -241,7 +242,7 @@ def test_own_rows_advance_where_fewer_bytes_move(
             made = getattr(compiled, name)
             return lambda *args: (called.append(name), made(*args))[1]
 
-    compiled, C, hood = kernels.c, compressor({"name": "quantize", "bits": 4}), hood_of(nx.cycle_graph(9))
+    compiled, C, hood = kernels.c, compressor({"name": "quantize", "bits": 4}), hood_of(nx.cycle_graph(agents))
     x, u = np.random.default_rng(0).normal(size=(2, hood.n, 2000))
     q = hood.exchange(hood.to_neighbors(C, x - u, 3))
     sums, moved = hood.disagreement(u + q), u + step * q
