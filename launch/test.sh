@@ -22,10 +22,10 @@ step "types" mypy
 step "serial tests" python -m pytest -q -m "not mpi" "${workers[@]}" "${paths[@]}"
 if [[ ${#paths[@]} == 0 ]]; then
   for ranks in 2 3 4; do
-    step "transport tests on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi
+    step "transport tests on $ranks ranks" timeout 600 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi
   done
   for ranks in 6 8; do
-    step "the same bits on $ranks ranks" timeout 240 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi tests/layout
+    step "the same bits on $ranks ranks" timeout 600 bash launch/mpirun.sh -n $ranks python -m pytest -q -x --color=no --with-mpi -m mpi tests/layout
   done
 fi
 
