@@ -735,7 +735,15 @@ def test_places_beyond_2_to_the_31(emulator, emulate, monkeypatch):
 
     out = huge(d, np.float32).reshape(1, d)
     assert gpu.quantize_decode(payload, out, *parameters(grid), 1.0)
-    assert same_bits(out[0, start:], (codes[0].astype(np.float32) - 7) * (s / np.float32(7)))
+    q = (codes[0].astype(np.float32) - 7) * (s / np.float32(7))
+    assert same_bits(out[0, start:], q)
+    both, replicas, sums = huge(2 * grid.nbytes, np.uint8).reshape(2, -1), *huge(4 * d, np.float32).reshape(2, 2, d)
+    for part in (slice(4 * (grid.scales - 3), 4 * grid.scales), slice(at, None)):
+        both[1, part] = payload[0, part]
+    monkeypatch.setattr(emulator, "first_block", start // 1024)
+    assert gpu.quantize_mix(both, replicas, np.arange(3), np.array([1, 0]), None, sums, *parameters(grid), 1.0, 0.5)
+    assert same_bits(sums[:, start:], np.stack([0 - q, q + 0])) and same_bits(replicas[1, start:], q / 2)
+    assert not replicas[0, start:].any()
     fixed, real = huge(-(-d * bits // 8), np.uint8).reshape(1, -1), np.float32
     monkeypatch.setattr(emulator, "first_block", start * bits // 32 // 256)
     assert gpu.absolute_encode(*key.constants, key.ids, v, fixed, 14, bits, 0.25, True) is None
@@ -797,6 +805,19 @@ def test_top_k_beyond_2_to_the_32(emulator, emulate, monkeypatch, states, case):
     places[:] = 0
     assert gpu.unpack_places(bitmap, d, -1, places)
     np.testing.assert_array_equal(places, seen[at])
+
+
+def test_rand_k_beyond_2_to_the_31(emulator, emulate, monkeypatch):
+    """The places drawn of a row that long, as a bitmap, are those of the CPU; the test above reads such bitmaps."""
+    emulate(emulator)
+    d, k, bitmaps = 3 * 2**30 + 1029, 300, []
+    monkeypatch.setattr(emulator, "zeros", lambda shape, dtype: huge(math.prod(np.atleast_1d(shape)), dtype).reshape(shape))
+    monkeypatch.setattr(gpu, "_unpack_places", lambda bits, *rest: bitmaps.append(bits[0]))
+    key = Key(7, Purpose.TEST, 11, np.array([13]))
+    gpu.sample_places(*key.constants, key.ids, d, np.zeros((1, k), np.int64))
+    (used,) = np.nonzero(bitmaps[0])
+    row, bit = np.nonzero(np.unpackbits(bitmaps[0][used, None], axis=1, bitorder="little"))
+    np.testing.assert_array_equal(8 * used[row] + bit, np.sort(sample_batches(key, np.array([d]), k)[0]))
 
 
 def test_the_order_of_threads_does_not_matter(emulator, emulate, dtype):
