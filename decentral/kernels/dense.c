@@ -175,7 +175,7 @@ typedef struct {
     const void *x, *weights;
     const int64_t *ptr, *head;
     void *out;
-    int64_t d;
+    int64_t d, together; /* together: the rows, of which some columns are summed at a time; 0 where it goes row by row */
 } Sum;
 
 /* Received rows, where they lie, and what is made of them: see `mix`. */
@@ -192,6 +192,7 @@ typedef struct {
 } Mix;
 
 enum { BAD = 1, FULL = 2, ROOM = 1 << 18 }; /* ROOM: bytes of the columns of all rows at a time, of most of a second cache */
+enum { FAR = 1 << 22 }; /* bytes between two rows after which the first is out of the caches, going row by row */
 
 typedef struct {
     double a, b, c;
@@ -630,6 +631,14 @@ FUNCTION(total) { /* (z (m, d), ptr (n + 1,), out (n, d)) */
     END;
 }
 
+/* Would row by row most agents wait for the memory, as the rows of their neighbors are neither near nor few? */
+static int scattered(const int64_t *ptr, const int64_t *head, int64_t n, int64_t row_bytes) {
+    int64_t far = 0;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t a = ptr[i]; a < ptr[i + 1]; a++) far += (head[a] > i ? head[a] - i : i - head[a]) > FAR / row_bytes;
+    return far >= 2 * n;
+}
+
 FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or None, out (n, d)) */
     BEGIN(5);
     Py_buffer *x, *ptr, *head, *weights = NULL, *out;
@@ -645,8 +654,9 @@ FUNCTION(disagreement) { /* (x (k, d), ptr (n + 1,), head (m,), weights (m,) or 
     NEED(rising(ptr, n, m), "ptr");
     NEED(!weights || weights->shape[0] == m, "weights and head differ in length");
     for (int64_t a = 0; a < m; a++) NEED(((int64_t *)head->buf)[a] >= 0 && ((int64_t *)head->buf)[a] < x->shape[0], "head");
-    Sum sum = {x->buf, weights ? weights->buf : NULL, ptr->buf, head->buf, out->buf, d};
-    SHARE(x, disagreement, m + n, n, d, &sum);
+    const int64_t together = d && scattered(ptr->buf, head->buf, n, d * x->itemsize) ? n : 0;
+    Sum sum = {x->buf, weights ? weights->buf : NULL, ptr->buf, head->buf, out->buf, d, together};
+    SHARE(x, disagreement, m + n, together ? 1 : n, d, &sum);
     NONE;
     END;
 }
@@ -1230,17 +1240,18 @@ CLONES static void NAME(disagreement)(void *context, const Part *part) {
     const Sum *s = context;
     const Part p = *part;
     const int64_t *ptr = s->ptr, *head = s->head, d = s->d;
+    const int64_t last = s->together ? s->together : p.last, columns = s->together ? NAME(CHUNK) : p.end - p.begin;
     const REAL *x = s->x, *weights = s->weights;
-    REAL *out = (REAL *)s->out + p.first * d;
-    for (int64_t i = p.first; i < p.last; i++, out += d)
-        for (int64_t start = p.begin; start < p.end; start += NAME(CHUNK)) {
-            const int64_t size = p.end - start < NAME(CHUNK) ? p.end - start : NAME(CHUNK);
-            REAL *restrict sum = out + start;
-            const REAL *restrict here = x + i * d + start;
-            memset(sum, 0, sizeof(REAL) * (size_t)size);
-            for (int64_t a = ptr[i]; a < ptr[i + 1]; a++)
-                NAME(add_difference)(sum, here, x + head[a] * d + start, weights ? weights + a : NULL, size);
-        }
+    for (int64_t begin = p.begin; begin < p.end; begin += columns)
+        for (int64_t i = p.first; i < last; i++)
+            for (int64_t start = begin; start < begin + columns && start < p.end; start += NAME(CHUNK)) {
+                const int64_t size = p.end - start < NAME(CHUNK) ? p.end - start : NAME(CHUNK);
+                REAL *restrict sum = (REAL *)s->out + i * d + start;
+                const REAL *restrict here = x + i * d + start;
+                memset(sum, 0, sizeof(REAL) * (size_t)size);
+                for (int64_t a = ptr[i]; a < ptr[i + 1]; a++)
+                    NAME(add_difference)(sum, here, x + head[a] * d + start, weights ? weights + a : NULL, size);
+            }
 }
 
 /* A piece of `disagreement` with rows that lie anywhere. */

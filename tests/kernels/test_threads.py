@@ -121,6 +121,28 @@ def test_sums_over_a_neighborhood(d, dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [True, False])
+def test_columns_are_summed_together_where_rows_are_far_apart(weighted, dtype):
+    """The same bits as in narrow stretches of columns, which go row by row; the last agent has no neighbor."""
+    n, d = 6, 4 * 2**20 // np.dtype(dtype).itemsize + 1029
+    head = np.array([j for i in range(n - 1) for j in range(n) if j != i])
+    ptr = np.append(np.arange(n) * (n - 1), len(head))
+    x, w = rows((n, d), dtype), np.random.default_rng(2).random(len(head)).astype(dtype) if weighted else None
+
+    def body():
+        out = np.full((n, d), np.nan, dtype)
+        kernels.c.disagreement(x, ptr, head, w, out)
+        return (out,)
+
+    (found,) = with_threads(body)
+    for a in range(0, d, 150_000):
+        part = np.ascontiguousarray(x[:, a : a + 150_000])
+        expected = np.full_like(part, np.nan)
+        kernels.c.disagreement(part, ptr, head, w, expected)
+        assert found[:, a : a + 150_000].tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("part", [0.0002, 0.01, 0.1])
 @pytest.mark.parametrize("what", ["alike", "half", "rising", "tied"])
 def test_the_largest_entries(what, part, dtype):
