@@ -13,6 +13,7 @@ import dataclasses
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -245,6 +246,9 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
     known = Experiment.__struct_fields__
     for key in content:
         if key not in known:
+            homes = [f"{table}.{key}" for table in _tables_with(key, content.get("algorithm", {}))]
+            if homes:
+                raise ConfigError(f'the key "{key}" stands outside every table of the configuration; did you mean {" or ".join(homes)}?')
             raise ConfigError(unknown("key", key, known) + ". It stands outside every table of the configuration")
     for section in ("graph", "problem", "data", "algorithm", "record", "transport", "time"):
         if not isinstance(content.get(section, {}), dict):
@@ -273,6 +277,20 @@ def parse(table: Mapping[str, Any], overrides: Iterable[str] = (), name: str = "
         raise ConfigError('problem "quadratic" makes its own data: leave out [data]')
     outer = construct(Top, top, "")
     return _fill(Experiment(**{key: getattr(outer, key) for key in Top.__struct_fields__}, **built))
+
+
+def _tables_with(key: str, algorithm: object) -> list[str]:
+    """The tables that know this key; which keys [algorithm] has depends on the method."""
+    from decentral import algorithms
+
+    fields = {"graph": GraphTable, "problem": SampleLoss, "record": RecordTable, "transport": TransportTable, "time": TimeTable}
+    found = [table for table, kind in fields.items() if key in kind.__struct_fields__]
+    name = algorithm.get("name") if isinstance(algorithm, dict) else None
+    with suppress(ConfigError):
+        method = algorithms.load(name) if isinstance(name, str) else None
+        if key == "estimator" or (method is not None and key in {f.name for f in dataclasses.fields(method)}):
+            found.append("algorithm")
+    return found
 
 
 def _check_problem(name: object) -> None:

@@ -14,6 +14,8 @@ from tests.cli.conftest import TEXT
 
 CASES = [
     (["roundz=3"], 'unknown key "roundz"', '"rounds"'),
+    (["agents=3"], 'the key "agents" stands outside every table', "graph.agents?"),
+    (["algorithm.name=lead", "compressor=auto"], 'the key "compressor" stands outside', "algorithm.compressor?"),
     (["graph.topologi=ring"], 'unknown key in [graph] "topologi"', '"topology"'),
     (["graph.topology=rnig"], 'unknown topology "rnig"', '"ring"'),
     (["graph.weights=metropols"], '"metropols"', '"metropolis"'),
