@@ -154,12 +154,13 @@ def _run(options: argparse.Namespace) -> int:
     with _kept():
         from decentral import experiment, runner
         from decentral.allocation import keep_freed_memory
+        from decentral.neighborhood import launched
         from decentral.ranks import Ranks
 
         keep_freed_memory()
         ranks = Ranks.start()
         chosen = ranks.together(lambda: experiment.load(options.config, options.set))
-    watch: runner.Watch = _Printer(options.quiet, ranks.size > 1) if ranks.rank == 0 else runner.Silent()
+    watch: runner.Watch = _Printer(options.quiet, launched() > 0) if ranks.rank == 0 else runner.Silent()
     try:
         outcome = runner.run(chosen, force=options.force, resume=options.resume, watch=watch, ranks=ranks)
     finally:
@@ -458,7 +459,7 @@ def _check(options: argparse.Namespace) -> int:
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
-    from decentral import __version__, runner
+    from decentral import __version__, kernels
 
     print(f"decentral     {__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
     for package, extra in (
@@ -475,7 +476,7 @@ def _check(options: argparse.Namespace) -> int:
         print(f"MPI           {mpi.library()}, {mpi.world().size} ranks here")
     except (ImportError, RuntimeError) as error:
         print(f"MPI           none ({error}): runs in one process work, mpirun does not")
-    print(f"kernels       {runner.kernels_in_words()}")
+    print(f"kernels       {kernels.in_words()}")
     start = time.perf_counter()
     outcome = _self_test()
     good = outcome.status == "target"

@@ -80,10 +80,10 @@ def _words(hint: Any) -> str:
 
 
 def _guess(given: Any, hint: Any) -> str:
-    """What a text of the wrong kind may have meant: a word that is allowed, or a number or truth value that was quoted."""
-    if not isinstance(given, str):
-        return ""
+    """What was meant: a word that is allowed, a number or truth value without quotes, or a word with them."""
     words = [word for option in (hint, *get_args(hint)) if get_origin(option) is Literal for word in get_args(option)]
+    if not isinstance(given, str):
+        return f' (did you mean "{given}", with quotes?)' if str(given) in words else ""
     with suppress(tomllib.TOMLDecodeError):
         bare = given.strip().lower()
         if _fits(tomllib.loads(f"value = {bare}")["value"], hint):

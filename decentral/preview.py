@@ -16,6 +16,16 @@ MOST = 1000
 """Rounds after which a method is taken to send nothing."""
 
 
+class Heard(Silent):
+    """A watch that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
 def preview(experiment: Experiment, ranks: int = 1) -> str:
     """What a run would be: graph, placement, numbers for "auto", bytes, memory.
 
@@ -25,7 +35,7 @@ def preview(experiment: Experiment, ranks: int = 1) -> str:
     weights = build_mixing(experiment, graph)
     placement = place(graph.n_agents, ranks, experiment.transport.placement, experiment.seed)
     with single_threaded(), np.errstate(over="ignore", invalid="ignore"):
-        job = Job(experiment, Ranks(), Interrupts(), Silent())
+        job = Job(experiment, Ranks(), Interrupts(), watch := Heard())
         data = job.prepare(graph, weights, placement)
         record = job._record(graph, weights, placement, data, None)
         hood, oracle = job.hood, job.oracle
@@ -53,6 +63,8 @@ def preview(experiment: Experiment, ranks: int = 1) -> str:
     lines += [f"data       {facts['name']}, {facts['rows']} rows, split {facts['split']}, {min(sizes)} to {max(sizes)} per agent"]
     lines += [f"method     {record['label']}"]
     lines += [f"             {line}" for line in parameters(record["parameters"])]
+    if choice := [sentence for sentence in watch.said if sentence.startswith("compressor auto: ")]:
+        lines += choice + ["           measured here, in one process; a run measures again, on its own ranks and network"]
     lines += [f"warning    {text}" for text in job.warnings]
     lines += [
         f"a round    {work:,.0f} gradients per agent, {sent:,.0f} bytes per arc (headers included"

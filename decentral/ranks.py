@@ -12,7 +12,7 @@ from zlib import crc32
 
 import numpy as np
 
-from decentral import errors
+from decentral import errors, kernels
 from decentral.errors import DecentralError, DivergedError, TransportError
 from decentral.graph import Graph, MixingMatrix
 from decentral.neighborhood import InProcess, Neighborhood, launched
@@ -103,7 +103,7 @@ class Ranks:
         table = experiment.transport
         how = (experiment.seed, experiment.dtype, table.timeout, table.calls)
         hood = MPINeighborhood(graph, weights, placement, self.comm, *how, device_buffers=table.device_buffers)
-        hood.agree(f"{crc32(experiment.essence.encode()):08x} {version()}")
+        hood.agree(f"{crc32(experiment.essence.encode()):08x}, {version()}, {kernels.in_words()}")
         return hood
 
     def local_rank(self) -> int:

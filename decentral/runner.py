@@ -331,21 +331,25 @@ class Job:
 
         method, hood = self.algorithm, self.hood
         oracle = Oracle(self.losses, self.estimator, hood.agents, self.experiment.seed)
-        tables = method.compressor.candidates()
-        methods = [dataclasses.replace(method, compressor=compressors.build(table)) for table in tables]
-        tuned, start = [m.tuned(facts) for m in methods], hood.give(self.start())
-        seconds, rounds = auto.measure(tuned, hood, oracle, method.compressor, self.experiment.rounds, start)
-        if not rounds and np.isnan(facts.L):
+        say = self.watch.say if self.ranks.rank == 0 else lambda sentence: None
+        tables, methods, left_out = method.compressor.candidates(method, facts)
+        for sentence in left_out:
+            say(f"compressor auto: {sentence}")
+        if len(tables) == 1:
+            say("compressor auto: identity <- chosen, as nothing else is left")
+            return dict(tables[0])
+        most, start = self.experiment.rounds, hood.give(self.start())
+        loss = self.problem.evaluate if (unknown := bool(np.isnan(facts.L))) else None
+        seconds, rounds = auto.measure(methods, hood, oracle, method.compressor, most, start, loss)
+        if not rounds and unknown:
             tables, seconds, rounds = tables[:2], seconds[:2], [(1.0, False)] * 2
-            if self.ranks.rank == 0:
-                self.watch.say("compressor auto: progress takes too long to be measured; 8 bits are taken to need as many rounds as none")
+            say("compressor auto: progress takes too long to be measured; 8 bits are taken to need as many rounds as none")
         if not rounds:
             rounds = [(self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"], False) for m in methods]
         found = [auto.Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)]
         best = self.ranks.share(lambda: auto.choose(found).table)
-        if self.ranks.rank == 0:
-            for prediction in found:
-                self.watch.say(f"compressor auto: {prediction}" + (" <- chosen" if prediction.table == best else ""))
+        for prediction in found:
+            say(f"compressor auto: {prediction}" + (" <- chosen" if prediction.table == best else ""))
         return best
 
     def _f_star(self) -> float | None:
@@ -373,7 +377,7 @@ class Job:
             "label": getattr(algorithm, "label", type(algorithm).__name__),
             "versions": {"decentral": version(), "python": sys.version.split()[0], "numpy": np.__version__}
             | ({"torch": sys.modules["torch"].__version__} if e.problem.name == "torch" else {}),
-            "kernels": kernels_in_words(), "threads": kernels.threads,
+            "kernels": kernels.in_words(), "threads": kernels.threads,
             "executor": "mpi" if self.ranks.comm else "in-process", "ranks": self.ranks.size,
             "mpi_library": self.ranks.library(), "transport": self.hood.transport, "hosts": [],
             "placement": [np.flatnonzero(placement == r).tolist() for r in range(self.ranks.size)],
@@ -633,10 +637,6 @@ def _note(folder: Path, status: str, why: str) -> None:
 
 def _silent(sentence: str) -> None:
     pass
-
-
-def kernels_in_words() -> str:
-    return "compiled" if kernels.c is not None else f"numpy ({kernels.why})"
 
 
 def constants(problem: dict[str, Any]) -> str:

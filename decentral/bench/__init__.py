@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     parser = Parser(prog="decentral bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", nargs="?", choices=WHAT, type=lambda name: "rounds" if name == "round" else name)
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each figure is measured")
-    parser.add_argument("--size", type=int, default=10_000_000, help="entries of the arrays of `bench kernels`")
+    parser.add_argument("--size", type=int, help="entries of the arrays of `bench kernels` (10 000 000)")
     parser.add_argument("--json", action="store_true", help="data in place of a table")
     options = parser.parse_args(arguments)
     if options.what is None:
@@ -43,9 +43,15 @@ def main(arguments: list[str]) -> int:
         return 0
     if not 0 < options.seconds < math.inf:
         raise ConfigError(f"--seconds {options.seconds:g}: give a number of seconds above 0")
-    if options.size < LEAST:
-        raise ConfigError(f"--size {options.size}: give a whole number, at least {LEAST}")
-    table = rows(options.what, options.seconds, options.size)
+    size = 10_000_000 if options.size is None else options.size
+    if options.size is not None and options.what != "kernels":
+        raise ConfigError(f"--size {size} is for bench kernels: leave it out for bench {options.what}")
+    if size < LEAST:
+        raise ConfigError(f"--size {size}: give a whole number, at least {LEAST}")
+    try:
+        table = rows(options.what, options.seconds, size)
+    except MemoryError:
+        raise ConfigError(f"--size {size}: arrays of so many entries do not fit into memory") from None
     if table:
         show(table, options.json)
     if options.what == "kernels" and not options.json and sys.modules.get("torch") is None:
@@ -76,10 +82,9 @@ def machine() -> str:
             cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    code = "compiled kernels" if inner.c is not None else f"NumPy only ({inner.why})"
     torch = sys.modules.get("torch")  # there if it was compared with
     packages = f"NumPy {np.__version__}" + (f", PyTorch {torch.__version__}" if torch else "")
-    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}, {code}"
+    return f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}, kernels {inner.in_words()}"
 
 
 def show(table: list[dict[str, Any]], as_json: bool) -> None:

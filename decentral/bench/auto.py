@@ -13,7 +13,6 @@ the same work in all rounds, are most of them and drift with the machine: the le
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import Any
 
@@ -22,7 +21,6 @@ import numpy as np
 from decentral.algorithms import load
 from decentral.algorithms.facts import Facts
 from decentral.bench.workload import ring, workload
-from decentral.compressors import build
 from decentral.compressors.auto import Auto, Prediction, choose, measure, rounds_of
 from decentral.estimators import Full, Oracle
 from decentral.graph import mixing
@@ -53,9 +51,8 @@ def rows(seconds: float) -> list[dict[str, Any]]:
             float(smooth.max()), float(convex.min()), float(single.max()), d, 200.0, AGENTS, graph.n_arcs // 2, 2, l_l, l_u,
             weights.lambda_2, weights.lambda_min,
         )  # fmt: skip
-        tables = Auto().candidates()
         for label in METHODS:
-            tuned = [dataclasses.replace(load(label)(), compressor=build(t)).tuned(facts) for t in tables]
+            tables, tuned, _ = Auto().candidates(load(label)(), facts)
             needed = [_rounds(m, InProcess(graph, weights, seed=1), problem) for m in tuned]
             for name, (latency, bandwidth) in NETWORKS.items():
                 hood = InProcess(graph, weights)

@@ -7,7 +7,11 @@ For each candidate two numbers are found, and the one with the least product is 
     rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold, with the step sizes that the method would use: of the run
                        itself, two digits from its start, or one, where there is time for that in the second that all of it may take;
                        else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process. Where L is
-                       not known either, no compression and 8 bits alone are compared, and their rounds taken to be equal
+                       not known (PyTorch modules), by which F(x̄) falls tenfold, for the gradient of a network is small on
+                       plateaus, too; and where that takes too long, no compression and 8 bits alone are compared, and
+                       their rounds taken to be equal
+
+A compressor of which the method itself would warn, and would not without compression, is left out.
 
 Early progress says little: a compressor that is behind after half a digit may be ahead after two. So whole digits are run
 or none, and a candidate stops where it has cost more than another that is done. Nothing of this is counted or kept; every
@@ -63,12 +67,25 @@ class Auto:
     def __post_init__(self) -> None:
         for field in ("latency", "bandwidth"):
             value = getattr(self, field)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < np.inf:
                 raise ConfigError(f"algorithm.compressor.{field} = {value}: give a positive number, or leave it out to have it measured")
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """The tables of the compressors that are compared."""
-        return [{"name": "identity"}, *({"name": "quantize", "bits": bits} for bits in (8, 4, 2))]
+    def candidates(self, method: Any, facts: Facts) -> tuple[list[dict[str, Any]], list[Any], list[str]]:
+        """The compressors that are compared, as tables; the method with each, tuned; a sentence for each that is left out."""
+        from decentral import compressors
+
+        tables: list[dict[str, Any]] = []
+        methods: list[Any] = []
+        left_out = []
+        every: list[dict[str, Any]] = [{"name": "identity"}, *({"name": "quantize", "bits": bits} for bits in (8, 4, 2))]
+        for table in every:
+            tuned = dataclasses.replace(method, compressor=compressors.build(table)).tuned(facts)
+            if methods and len(warnings := tuned.check(facts)) > len(methods[0].check(facts)):
+                left_out.append(f"{in_words(table)} is left out: {warnings[-1]}")
+            else:
+                tables.append(table)
+                methods.append(tuned)
+        return tables, methods, left_out
 
     # The runner replaces this before anything is sent; until then it stands for a compressor without error.
     relative: ClassVar[bool] = True
@@ -98,22 +115,29 @@ class Prediction:
         return self.seconds * self.rounds
 
     def __str__(self) -> str:
-        name = " ".join(str(v) if k == "name" else f"{k} = {v}" for k, v in self.table.items())
-        each = f"{name:20} {self.seconds * 1e3:10.4g} ms a round x {self.rounds:6.3g} rounds a digit = "
+        each = f"{in_words(self.table):20} {self.seconds * 1e3:10.4g} ms a round x {self.rounds:6.3g} rounds a digit = "
         more = "more than " * self.stopped
         return each + (f"{more}{self.cost * 1e3:.4g} ms a digit" if np.isfinite(self.cost) else "does not converge")
 
 
+def in_words(table: dict[str, Any]) -> str:
+    """A candidate: `quantize bits = 4`."""
+    return " ".join(str(v) if k == "name" else f"{k} = {v}" for k, v in table.items())
+
+
 Rounds = list[tuple[float, bool]]
 """`rounds` and `stopped` of the predictions."""
+Loss = Callable[[Array], tuple[Array, Array]]
 
 
 def measure(
-    methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, most: int = 1 << 30, start: Agents | None = None
+    methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, most: int = 1 << 30, start: Agents | None = None,
+    loss: Loss | None = None,
 ) -> tuple[list[float], Rounds]:
     """Seconds a round of each method with its compressor, and its rounds a digit on the run's own problem. COLLECTIVE.
 
     most : rounds of the run; no more are tried;  start : x of the own agents, where the verbs want it; zeros if left out
+    loss : `Problem.evaluate`; progress is then that of F(x̄), not of ‖∇F(x̄)‖²
     No rounds ([]) where the first method does not make a digit in the time there is. The same on all ranks. What was sent
     and evaluated is not counted.
     """
@@ -123,7 +147,7 @@ def measure(
     here, network = _seconds(methods, hood, oracle, auto, x)
     seconds = (here + network).tolist()
     patience = SHARE * (SECONDS - float(hood.max(np.array([time.perf_counter() - begin]))[0]))
-    rounds = _rounds(methods, seconds, hood, oracle, x, most, patience) if LEAST * here[0] < patience else []
+    rounds = _rounds(methods, seconds, hood, oracle, x, most, patience, loss) if LEAST * here[0] < patience else []
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:
@@ -185,7 +209,8 @@ def _network(hood: Neighborhood, sent: float, times: float, auto: Auto) -> float
 
 
 def _rounds(
-    methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, x: Agents, most: int, patience: float
+    methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, x: Agents, most: int, patience: float,
+    loss: Loss | None = None,
 ) -> Rounds:
     """Rounds a digit of each method on the own problem; see `measure`. COLLECTIVE."""
     digits, best, start = DIGITS, np.inf, 0.0
@@ -193,7 +218,7 @@ def _rounds(
     for method, each in zip(methods, seconds, strict=True):
         trace: list[tuple[int, float]] = []
         stopped = False
-        for k, value in _progress(method, hood, oracle, x, most):
+        for k, value in _progress(method, hood, oracle, x, most, loss):
             trace.append((k, value))
             if value <= 10.0**-digits or not value < DIVERGED or k >= most:
                 break
@@ -215,8 +240,10 @@ def _rounds(
     return found
 
 
-def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, most: int) -> Iterator[tuple[int, float]]:
-    """k and ‖∇F(x̄)‖² after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
+def _progress(
+    method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, most: int, loss: Loss | None
+) -> Iterator[tuple[int, float]]:
+    """k and ‖∇F(x̄)‖², or F(x̄), after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
 
     The next look is a quarter of the rounds so far away: what grows by the round is seen long before it overflows
     and a rank fails alone.
@@ -228,11 +255,15 @@ def _progress(method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, 
         if k == due:
             rows = hood.take(state.x)
             total = hood.sum(np.append(rows.sum(axis=0, dtype=np.float64), np.vdot(rows, rows)))
-            mean = hood.give(np.repeat((total[None, :-1] / agents).astype(hood.dtype), hood.n, axis=0))
-            gradient = hood.sum(hood.take(problem.estimate(mean)).sum(axis=0, dtype=np.float64)) / agents
-            value = float(gradient @ gradient)
+            mean = total[None, :-1] / agents
+            if loss is not None:
+                value = float(hood.sum(loss(mean)[0])[0]) / agents
+            else:
+                everywhere = hood.give(np.repeat(mean.astype(hood.dtype), hood.n, axis=0))
+                gradient = hood.sum(hood.take(problem.estimate(everywhere)).sum(axis=0, dtype=np.float64)) / agents
+                value = float(gradient @ gradient)
             first = first or value
-            yield k, value / first if first and total[-1] < FAR else np.inf
+            yield k, value / first if first > 0 and total[-1] < FAR else np.inf
             due = min(k + 1 + k // 4, max(most, k + 1))
         state = method.round(state, k, hood, oracle)
         k += 1

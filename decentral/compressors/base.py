@@ -190,6 +190,8 @@ def all_finite(v: Array, to_send: bool = False) -> bool:
         return bool(kernels.device.all_finite(v, to_send))
     if kernels.c is not None:
         return bool(kernels.c.all_finite(np.ascontiguousarray(v)))
+    if v.dtype not in (np.float32, np.float64):  # as the kernels do: the receiver takes bytes for numbers of this machine
+        raise ValueError(f"rows of {v.dtype.str}: give float32 or float64")
     return bool(np.isfinite(v).all())
 
 

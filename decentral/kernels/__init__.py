@@ -33,6 +33,12 @@ else:
     except ImportError as error:  # no compiler at installation
         why = f"the compiled kernels are not installed ({error})"
 
+
+def in_words() -> str:
+    """`compiled`, or `numpy` and why."""
+    return "compiled" if c is not None else f"numpy ({why})"
+
+
 MOST_THREADS = 64
 threads = 1
 """Threads that the compiled kernels may use: see `use_threads`."""

@@ -187,13 +187,13 @@ class MPINeighborhood(Neighborhood):
         return chosen, found[chosen], meeting
 
     def agree(self, digest: str) -> None:
-        """Refuse to start unless all ranks hold the same digest of configuration, graph and version. COLLECTIVE."""
+        """Refuse to start unless all ranks hold the same digest of configuration, graph, version and kernels. COLLECTIVE."""
         digests = self.comm.allgather(digest)
         odd = [r for r, other in enumerate(digests) if other != digests[0]]
         if odd:
             raise TransportError(
-                f"rank {odd[0]} runs another configuration, graph or version than rank 0 "
-                f"({digests[odd[0]]} against {digests[0]}): give all ranks the same files and installation"
+                f"rank {odd[0]} runs another configuration, graph, version or kernels than rank 0 "
+                f"({digests[odd[0]]} against {digests[0]}): give all ranks the same files, installation and environment"
             )
 
     def _place(self, kind: str, compressor: Compressor, v: Array, stream: int) -> Place | None:

@@ -41,6 +41,12 @@ def test_show_config_says_what_a_run_then_does(config: Path, command: Command) -
         assert refused.status == 2 and f"--ranks {ranks}: give a whole number, at least 1" in refused.err
 
 
+def test_show_says_what_auto_chose_and_where(config: Path, command: Command) -> None:
+    shown = command("show", config, "--set", "algorithm.name=lead", "--set", "algorithm.compressor=auto", "--ranks", 3)
+    assert shown.out.count("compressor auto: ") == 4 and shown.out.count("<- chosen") == 1
+    assert "measured here, in one process" in shown.out
+
+
 def test_show_averages_over_rounds_that_communicate(config: Path, command: Command) -> None:
     shown = command("show", config, "--set", "algorithm.name=proxskip", "--set", "algorithm.probability=0.25")
     assert "14 bytes per arc (headers included, on average)" in shown.out  # a quarter of 56

@@ -157,6 +157,14 @@ def test_non_finite_rows_are_named(backend, compressor, dtype, key_of, poison):
     assert caught.value.rows == [1, 4]
 
 
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "f2", "i4"])
+@pytest.mark.parametrize("spec", ["identity", {"name": "top-k", "k": 2}, {"name": "rand-k", "k": 2}])
+def test_bytes_of_other_numbers_are_refused(backend, spec, dtype, key_of):
+    """The receiver would take them for its own float32 or float64."""
+    with pytest.raises(ValueError, match="rows of|of type"):
+        build(spec).encode(np.ones((2, 8), dtype), key_of(2))
+
+
 def test_any_bytes_decode_to_finite_numbers_or_are_refused(backend, compressor, dtype):
     rng = np.random.default_rng(1)
     for d in (1, 40, 1100):

@@ -21,6 +21,7 @@ from decentral.estimators import SAGA, Full, Oracle
 from decentral.experiment import Experiment
 from decentral.graph import Graph, mixing
 from decentral.neighborhood import Neighborhood, place
+from decentral.preview import Heard
 from decentral.problems import Quadratic
 
 TABLE = {
@@ -34,14 +35,6 @@ TABLE = {
 def configured(out: Path, compressor: object, method: str = "lead", **more: object) -> Experiment:
     table = {**TABLE, "out": str(out), "algorithm": {"name": method, "compressor": compressor}, **more}
     return experiment.parse(table)
-
-
-class Heard(runner.Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 @pytest.mark.parametrize("method", ["lead", "lt-admm-cc", "choco-sgd"])
@@ -145,6 +138,30 @@ def test_rounds_are_those_of_the_own_problem() -> None:
     assert found[3][0] == np.inf  # it diverges
 
 
+def test_where_no_smoothness_is_known_the_loss_counts() -> None:
+    """A gradient that vanishes on the way tells nothing: of loss = ‖x̄ − x*‖ a digit needs twice the rounds of ‖∇F‖²."""
+    methods, hood, oracle = descents(0.1, 0.2)
+    goal = oracle.problem.evaluate(np.zeros((1, 3)))[1][0] / -5
+
+    def loss(points: Any) -> Any:
+        return 5 * np.linalg.norm(points - goal, axis=1), None
+
+    found = auto._rounds(methods, [1.0, 1.0], hood, oracle, START, 1000, 60.0, loss)
+    np.testing.assert_allclose([rounds for rounds, _ in found], [2 * m.rounds for m in methods], rtol=1e-6)
+
+
+@pytest.mark.parametrize("method, left", [("cold", 2), ("dyna-cold", 1), ("lead", 4)])
+def test_what_the_method_would_warn_of_is_left_out(method: str, left: int, tmp_path: Path) -> None:
+    """COLD wants a contraction, which dithered rounding of 300 entries to 4 bits is not; Dyna-COLD no scales but its own."""
+    heard, data = Heard(), {"name": "synthetic", "rows": 100, "features": 300}
+    done = runner.run(configured(tmp_path, {"name": "auto", "bandwidth": 1e3}, method, data=data), watch=heard)
+    lines = [s for s in heard.said if s.startswith("compressor auto: ")]
+    assert sum("is left out" in s for s in lines) == 4 - left and sum(s.count("<- chosen") for s in lines) == 1
+    assert not done.record["warnings"]
+    allowed = [{"name": "identity"}, *({"name": "quantize", "bits": bits} for bits in (8, 4, 2))][:left]
+    assert done.record["parameters"]["compressor"] in allowed
+
+
 def test_what_costs_more_than_another_is_stopped() -> None:
     methods, *rest = descents(0.2, 0.1, 0.3)
     (first, _), (rounds, stopped), (last, whole) = auto._rounds(methods, [1.0, 1.0, 1.0], *rest, START, 1000, 60.0)
@@ -202,8 +219,7 @@ def test_all_ranks_measure_the_same(time_enough: None) -> None:
     problem = p100(own=hood.agents)
     facts = facts_of(hood_of(nx.cycle_graph(10)), p100(), "saga", 8)
     oracle = Oracle(problem, SAGA(batch=8), hood.agents, 7)
-    tables = auto.Auto().candidates()
-    methods = [algorithms.build({"name": "lead", "compressor": t}).tuned(facts) for t in tables]
+    _, methods, _ = auto.Auto().candidates(algorithms.build({"name": "lead"}), facts)
     seconds, rounds = auto.measure(methods, hood, oracle, auto.Auto(bandwidth=1e4))
     mine = np.array([*seconds, *(r for r, _ in rounds), *(float(s) for _, s in rounds)])
     assert len(rounds) == 4 and np.isfinite(mine).all()
@@ -214,6 +230,7 @@ def test_all_ranks_measure_the_same(time_enough: None) -> None:
 
 
 @pytest.mark.parametrize("field", ["latency", "bandwidth"])
-def test_bad_values(field: str) -> None:
-    with pytest.raises(ConfigError, match=rf"compressor\.{field} = -1.*: give a positive number"):
-        build({"name": "auto", field: -1.0})
+@pytest.mark.parametrize("value", [-1.0, np.inf, np.nan])
+def test_bad_values(field: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=rf"compressor\.{field} = {value}: give a positive number"):
+        build({"name": "auto", field: value})

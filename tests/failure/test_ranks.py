@@ -72,6 +72,22 @@ def test_more_ranks_than_agents() -> None:
     assert ours(err) == ["decentral: 3 agents on 4 ranks: give at most one rank per agent, or set graph.agents = 4"]
 
 
+@pytest.mark.skipif(kernels.c is None, reason=kernels.why)
+def test_other_kernels_on_one_rank() -> None:
+    """Their sums need not have the bits of the others'."""
+    code = """if True:
+        import os, sys
+        if "1" in (os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMI_RANK")):
+            os.environ["DECENTRAL_KERNELS"] = "numpy"
+        from decentral.cli import main
+        sys.exit(main(["run", "small.toml"]))"""
+    status, _, err = mpirun(3, "-c", code)
+    assert status == 2, err
+    (line,) = ours(err)
+    assert "rank 1" in line and "numpy (DECENTRAL_KERNELS=numpy) against" in line and line.endswith("and environment")
+    assert not list(Path(".").glob("results/*/final.npz"))
+
+
 def test_same_numbers_as_in_one_process() -> None:
     sets = ["transport.placement=[2, 0, 1, 1, 0, 2]", "algorithm.estimator.name=saga", "algorithm.estimator.batch=3"]
     status, out, err = mpirun(3, *RUN, *(part for s in sets for part in ("--set", s)))

@@ -37,6 +37,7 @@ CASES = [
     (["algorithm.compressor.name=quantize"], "uncompressed", "lt-admm-cc"),
     (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantise"], 'unknown compressor "quantise"', '"quantize"'),
     (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantize", "algorithm.compressor.bits=77"], "bits", "16"),
+    (["algorithm.name=lead", "algorithm.compressor={name='quantize', norm=2}"], "norm = 2", 'did you mean "2", with quotes?'),
     (
         ["algorithm.name=choco-sgd", "algorithm.compressor={name='top-k-quantize', k=1, quantize={bits='many'}}"],
         'algorithm.compressor.quantize.bits = "many"',
@@ -121,6 +122,9 @@ def test_bad_value(
     ("rnu", 'unknown command "rnu"; known: bench, check, cite, compare, data, list, report, run, show (did you mean "run"?)'),
     ("list algoritms", '(did you mean "algorithms"?). See: decentral list --help'),
     ("bench kernel", '(did you mean "kernels"?). See: decentral bench --help'),
+    ("bench target --size 5000", "--size 5000 is for bench kernels: leave it out for bench target"),
+    ("bench kernels --size 5", "--size 5: give a whole number, at least 1000"),
+    ("bench kernels --size 400000000000000", "arrays of so many entries do not fit into memory"),
     ("run", "arguments are required: config. See: decentral run --help"),
     ("run small.toml --sed rounds=3", "unrecognized arguments: --sed rounds=3"),
     ("show ring:4 --ranks two", "invalid int value: 'two'. See: decentral show --help"),
