@@ -148,9 +148,7 @@ class Deferred(Message):
         self._row = self._part = 0  # what comes next
         self._step: float | None = None  # of `feed`
         self._estimate: Array | None = None
-        self._held = [a for a in (of, minus) if isinstance(a, np.ndarray) and a.flags.writeable]
-        for array in self._held:
-            array.flags.writeable = False
+        self._held = [*_hold(of), *_hold(minus)]
         super().__init__(kind, payload, compressor, d, dtype, round, stream)
 
     def __del__(self) -> None:
@@ -158,9 +156,9 @@ class Deferred(Message):
 
     def _release(self) -> None:
         """What is encoded may be written to again."""
-        while self._held:
-            with suppress(ValueError):  # a view, and what it shows is still held by another message
-                self._held.pop().flags.writeable = True
+        held, self._held = self._held, []
+        if held:
+            _let_go(held)
 
     @property
     def payload(self) -> Array:  # type: ignore[override]
@@ -244,6 +242,34 @@ class Deferred(Message):
         return Scattered(self, len(payload), [(own, payload[own:], None)]) if self.fed else super().received(payload)
 
 
+_holds: dict[int, list[Any]] = {}
+"""Arrays of which messages are to be encoded, by their ids: [array, how many messages]. NumPy refuses to write to them."""
+
+
+def _hold(a: Array | None) -> list[Array]:
+    """From now on NumPy refuses to write to `a`, and to what it is a view of if that is held: what is to be let go."""
+    if not isinstance(a, np.ndarray):
+        return []
+    if a.flags.writeable:
+        _holds[id(a)] = [a, 0]
+        a.flags.writeable = False
+    held = [_holds[id(b)] for b in (a, a.base) if id(b) in _holds]
+    for hold in held:
+        hold[1] += 1
+    return [hold[0] for hold in held]
+
+
+def _let_go(arrays: list[Array]) -> None:
+    """What no other message holds may be written to again: before its views, which else could not be."""
+    for a in arrays:
+        _holds[id(a)][1] -= 1
+    for key, (a, messages) in sorted(_holds.items(), key=lambda item: item[1][0].base is not None):
+        if not messages:
+            with suppress(ValueError):  # a view of what another message holds
+                a.flags.writeable = True
+                del _holds[key]
+
+
 def _lock(rows: Array) -> None:
     """What was decoded may be a view of the payload, and is what others see: on the CPU NumPy refuses to write to it."""
     if isinstance(rows, np.ndarray):
@@ -272,11 +298,12 @@ class Scattered(Message):
         self.rows, self.blocks, self.here, self.ready = rows, blocks, here, of.spend()
 
     def decode(self) -> Array:
-        out = np.empty((self.rows, self.d), self.dtype)
-        for row, payload, part in self.blocks:
-            self.compressor.decode_into(payload, out[row : row + len(payload)], part)
-        _lock(out)
-        return out
+        if self._decoded is None:
+            self._decoded = np.empty((self.rows, self.d), self.dtype)
+            for row, payload, part in self.blocks:
+                self.compressor.decode_into(payload, self._decoded[row : row + len(payload)], part)
+            _lock(self._decoded)
+        return self._decoded
 
     def advance(self, u: Array, step: float = 1.0) -> Array:
         estimate = self.ready if self.ready is not None else u if step == 1 else np.empty_like(u)

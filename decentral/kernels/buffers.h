@@ -26,8 +26,19 @@
 #define PASTE(a, b) PASTE2(a, b)
 #define NAME(x) PASTE(x, SUFFIX)
 
-enum { LANES = 32, TILE = 1024, MAX_BUFFERS = 8 };
+enum { LANES = 32, TILE = 1024, MAX_BUFFERS = 128 };
 static const float SMALLEST_SCALE = 0x1p-110f, LARGEST_SCALE = 0x1p126f;
+
+/* Sums by pairs as a binary counter: after `done` terms, two that are over equally many become one; in the end all do. */
+INLINE int add_by_pairs(double *partial, int depth, int64_t done) {
+    for (; !(done & 1); done >>= 1, depth--) partial[depth - 2] += partial[depth - 1];
+    return depth;
+}
+
+INLINE double add_rest(double *partial, int depth) {
+    while (depth > 1) depth--, partial[depth - 1] += partial[depth];
+    return depth ? partial[0] : 0.0;
+}
 
 INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -41,19 +52,24 @@ INLINE int scale_above(double m, float *scale) {
 }
 
 typedef struct {
-    Py_buffer b[MAX_BUFFERS];
     int count;
+    Py_buffer b[MAX_BUFFERS];
 } Buffers;
 
 static void release(Buffers *all) {
     while (all->count) PyBuffer_Release(&all->b[--all->count]);
 }
 
-/* The next buffer: contiguous, of one of the type characters in `types` (int64 is q), `ndim` dimensions. */
+/* The next buffer: contiguous, of one of the type characters in `types` (int64 is q), `ndim` dimensions; with NULL, of any. */
 static Py_buffer *take(Buffers *all, PyObject *object, const char *types, int ndim, int writable) {
     Py_buffer *b = &all->b[all->count];
+    if (all->count == MAX_BUFFERS) {
+        PyErr_SetString(PyExc_ValueError, "too many arrays in one call");
+        return NULL;
+    }
     if (PyObject_GetBuffer(object, b, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) return NULL;
     all->count++;
+    if (!types) return b;
     char type = b->format && b->format[0] && !b->format[1] ? b->format[0] : 0;
     if (type == 'l' && sizeof(long) == 8) type = 'q';
     if (!type || !strchr(types, type) || b->ndim != ndim) {
@@ -64,17 +80,17 @@ static Py_buffer *take(Buffers *all, PyObject *object, const char *types, int nd
     return b;
 }
 
-static int require(int truth, const char *what) {
+static inline int require(int truth, const char *what) {
     if (!truth && !PyErr_Occurred()) PyErr_SetString(PyExc_ValueError, what);
     return truth;
 }
 
-static int is_double(const Py_buffer *b) { return b->itemsize == 8; }
+static inline int is_double(const Py_buffer *b) { return b->itemsize == 8; }
 
-static const char *like(const Py_buffer *b) { return is_double(b) ? "d" : "f"; }
+static inline const char *like(const Py_buffer *b) { return is_double(b) ? "d" : "f"; }
 
 /* The list of the rows that failed, or None where none did. */
-static PyObject *failures(const char *failed, int64_t rows) {
+static inline PyObject *failures(const char *failed, int64_t rows) {
     if (rows < 1 || !memchr(failed, 1, (size_t)rows)) return Py_NewRef(Py_None);
     PyObject *list = PyList_New(0);
     for (int64_t i = 0; list && i < rows; i++) {

@@ -27,7 +27,8 @@ def kernel_threads(asked: int, ranks: Ranks) -> Iterator[None]:
     Raises ConfigError on all ranks where that is not a number of threads.
     """
     before = kernels.threads
-    kernels.use_threads(ranks.together(lambda: _number(asked)) or min(_share(ranks.comm), AT_MOST))
+    number, share = ranks.together(lambda: _number(asked)), _share(ranks.comm)  # a launcher need not pass the variable on to all ranks
+    kernels.use_threads(number or min(share, AT_MOST))
     try:
         yield
     finally:

@@ -2,7 +2,7 @@
  *
  * Every function has a NumPy twin that gives the same bits (gradients of linear models: the same to rounding), so
  * nothing here may contract, reassociate or approximate: compile with -ffp-contract=off and never with -ffast-math.
- * Arguments are contiguous buffers of a checked type and shape; a wrong call raises ValueError. The GIL is released.
+ * Arguments are contiguous buffers of a checked type and shape; a wrong one raises ValueError. The GIL is released.
  *
  * The file includes itself twice, with REAL = float and double, for the functions that exist for both.
  */
@@ -201,17 +201,6 @@ typedef struct {
     void *out;
     int64_t d;
 } Blend;
-
-/* Sums by pairs as a binary counter: after `done` terms, two that are over equally many become one; in the end all do. */
-INLINE int add_by_pairs(double *partial, int depth, int64_t done) {
-    for (; !(done & 1); done >>= 1, depth--) partial[depth - 2] += partial[depth - 1];
-    return depth;
-}
-
-INLINE double add_rest(double *partial, int depth) {
-    while (depth > 1) depth--, partial[depth - 1] += partial[depth];
-    return depth ? partial[0] : 0.0;
-}
 
 /* What the columns of a part are a multiple of: whole tiles and whole blocks, or whole tiles where a row is one block. */
 static int64_t unit_of(const Grid *g) {
@@ -809,6 +798,7 @@ FUNCTION(glm_combine_batch) { return linear_model(args, nargs, 1, 1); }
 FUNCTION(glm_slopes) { /* (t (k,), y (k,), logistic): t = φ'(t, y) */
     BEGIN(3);
     const int logistic = PyObject_IsTrue(args[2]);
+    if (PyErr_Occurred()) return NULL;
     Py_buffer *t, *y;
     TAKE(t, 0, "fd", 1, 1);
     TAKE(y, 1, like(t), 1, 0);
@@ -824,8 +814,8 @@ FUNCTION(glm_estimate) {
     BEGIN(11);
     Py_buffer *X, *ptr, *index = NULL, *x, *y, *table = NULL, *mean = NULL, *out;
     const double l2 = PyFloat_AsDouble(args[6]);
-    if (PyErr_Occurred()) return NULL;
     const int logistic = PyObject_IsTrue(args[5]), renew = PyObject_IsTrue(args[9]);
+    if (PyErr_Occurred()) return NULL;
     TAKE(X, 0, "fd", 2, 0);
     TAKE(ptr, 1, "q", 1, 0);
     if (args[2] != Py_None) {
@@ -841,6 +831,7 @@ FUNCTION(glm_estimate) {
     }
     TAKE(out, 10, like(X), 2, 1);
     const int64_t n = out->shape[0], d = X->shape[1], *p = ptr->buf, *at = index ? index->buf : NULL;
+    NEED(d >= 1, "no columns");
     NEED(x->shape[0] == n && x->shape[1] == d && out->shape[1] == d, "X, x and out differ in columns or agents");
     NEED(rising(ptr, n, X->shape[0]), "ptr");
     NEED(y->shape[0] == X->shape[0] && (!table || table->shape[0] == X->shape[0]), "y or table and X differ in samples");

@@ -854,7 +854,7 @@ CLONES static int NAME(signs)(const REAL *v, const REAL *minus, int64_t n, int m
         NAME(pack_signs)(x, size, out + 4 + t * TILE / 8);
         if (mean) {
             partial[depth++] = NAME(sum_of_tile)(x, size);
-            for (int64_t done = t + 1; !(done & 1); done >>= 1, depth--) partial[depth - 2] += partial[depth - 1];
+            depth = add_by_pairs(partial, depth, t + 1);
         } else {
             for (int64_t e = 0; e < size; e++) {
                 const BITS a = NAME(magnitude)(x + e);
@@ -863,8 +863,7 @@ CLONES static int NAME(signs)(const REAL *v, const REAL *minus, int64_t n, int m
         }
     }
     if (mean) {
-        while (depth > 1) depth--, partial[depth - 1] += partial[depth];
-        m = partial[0] / (double)n;
+        m = add_rest(partial, depth) / (double)n;
     } else {
         REAL largest;
         memcpy(&largest, &top, sizeof largest);

@@ -11,7 +11,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-enum { MOST_THREADS = 64, PART = 1 << 15 }; /* PART: entries, of most parts */
+enum { MOST_THREADS = 64, PART = 1 << 15, LEAST_PART = 512 }; /* entries, of most parts and of the smallest */
 
 static int threads = 1; /* of this module: use_threads */
 
@@ -46,14 +46,16 @@ static inline int threads_for(int64_t work, int64_t least) {
 }
 
 /* work(context, part) for parts that cover columns begin..end − 1 of `rows` rows, `count` at a time: all in one where count
- * is 1, else with whole stretches where they are shorter than a part, or columns in multiples of `unit`. */
+ * is 1, else several rows where they are shorter than a part, or some columns of a row, a multiple of `unit`; of a single row,
+ * which may stand for columns of many, so few that each thread gets some parts. */
 static inline void share(int count, int64_t rows, int64_t begin, int64_t end, int64_t unit, Work *work, void *context) {
     if (count == 1) {
         const Part all = {0, rows, begin, end};
         work(context, &all);
         return;
     }
-    const int64_t width = (PART + unit - 1) / unit * unit, d = end - begin;
+    const int64_t d = end - begin, fewer = d / (4 * count) > LEAST_PART ? d / (4 * count) : LEAST_PART;
+    const int64_t width = ((rows == 1 && fewer < PART ? fewer : PART) + unit - 1) / unit * unit;
     Loop loop = {work, context, rows, d < PART ? PART / d : 1, begin, end, width, 0};
     pthread_t others[MOST_THREADS];
     int started = 0;

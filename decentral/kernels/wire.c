@@ -12,42 +12,19 @@
 #include <time.h>
 #include <unistd.h>
 #endif
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "buffers.h"
 #include <stdatomic.h>
-#include <stdint.h>
-#include <string.h>
 
-enum { MOST = 128, COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 8 };
+enum { COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 8 };
 
-typedef struct {
-    Py_buffer b[MOST];
-    int count;
-} Held;
-
-static Py_buffer *take(Held *held, PyObject *object, int writable) {
-    Py_buffer *b = &held->b[held->count];
-    if (held->count == MOST) {
-        PyErr_SetString(PyExc_ValueError, "too many arrays in one exchange");
-        return NULL;
-    }
-    if (PyObject_GetBuffer(object, b, PyBUF_C_CONTIGUOUS | (writable ? PyBUF_WRITABLE : 0))) return NULL;
-    held->count++;
-    return b;
-}
-
-static int take_all(Held *held, PyObject *tuple, int writable) {
+static int take_all(Buffers *held, PyObject *tuple, int writable) {
     if (!PyTuple_Check(tuple)) {
         PyErr_SetString(PyExc_TypeError, "needs a tuple of arrays");
         return 0;
     }
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); i++)
-        if (!take(held, PyTuple_GET_ITEM(tuple, i), writable)) return 0;
+        if (!take(held, PyTuple_GET_ITEM(tuple, i), NULL, 0, writable)) return 0;
     return 1;
-}
-
-static void release(Held *held) {
-    while (held->count) PyBuffer_Release(&held->b[--held->count]);
 }
 
 /* The pieces of a table, from sources to targets. */
@@ -80,9 +57,9 @@ static int arguments(Py_ssize_t given, Py_ssize_t expected) {
 }
 
 static PyObject *move(PyObject *self, PyObject *const *args, Py_ssize_t nargs) { /* (table, sources, targets) */
-    Held held = {.count = 0};
+    Buffers held = {.count = 0};
     PyObject *result = NULL;
-    if (!arguments(nargs, 3) || !take(&held, args[0], 0) || !is_table(held.b, COLUMNS) || !take_all(&held, args[1], 0)) goto done;
+    if (!arguments(nargs, 3) || !take(&held, args[0], NULL, 0, 0) || !is_table(held.b, COLUMNS) || !take_all(&held, args[1], 0)) goto done;
     const Py_buffer *table = held.b, *from = table + 1, *to = table + held.count;
     const int64_t sources = to - from;
     if (take_all(&held, args[2], 1) && copy(table, from, sources, to, held.b + held.count - to)) result = Py_NewRef(Py_None);
@@ -101,11 +78,11 @@ static int64_t first_unlike(const Py_buffer *buffer, const Py_buffer *offsets, c
 }
 
 static PyObject *unlike(PyObject *self, PyObject *const *args, Py_ssize_t nargs) { /* (buffer, offsets, header): the first index */
-    Held held = {.count = 0};
+    Buffers held = {.count = 0};
     PyObject *result = NULL;
     const Py_buffer *buffer, *offsets, *header;
-    if (arguments(nargs, 3) && (buffer = take(&held, args[0], 0)) && (offsets = take(&held, args[1], 0)) &&
-        (header = take(&held, args[2], 0)))
+    if (arguments(nargs, 3) && (buffer = take(&held, args[0], NULL, 0, 0)) && (offsets = take(&held, args[1], NULL, 0, 0)) &&
+        (header = take(&held, args[2], NULL, 0, 0)))
         result = PyLong_FromLongLong(first_unlike(buffer, offsets, header->buf, header->len));
     release(&held);
     return result;
@@ -180,10 +157,10 @@ static void post_free(PyObject *object) {
 /* send(sources, header): take the other half, copy pieces of the sources there, announce them in the header, wake who sleeps. */
 static PyObject *post_send(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     Post *self = (Post *)object;
-    Held held = {.count = 0};
+    Buffers held = {.count = 0};
     PyObject *result = NULL;
     const Py_buffer *from;
-    if (!arguments(nargs, 2) || !(from = take(&held, args[1], 0)) || !take_all(&held, args[0], 0)) goto done;
+    if (!arguments(nargs, 2) || !(from = take(&held, args[1], NULL, 0, 0)) || !take_all(&held, args[0], 0)) goto done;
     if (from->len != SLEEPERS) {
         PyErr_SetString(PyExc_ValueError, "a header has 16 bytes");
         goto done;
@@ -266,7 +243,7 @@ static PyObject *post_wait(PyObject *object, PyObject *seconds) { /* (seconds): 
 /* get(seconds, sources, rows): wait; where all neighbors posted that header copy pieces into the rows and return True, else False. */
 static PyObject *post_get(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     Post *self = (Post *)object;
-    Held held = {.count = 0};
+    Buffers held = {.count = 0};
     PyObject *result = NULL;
     if (!arguments(nargs, 3)) return NULL;
     const double seconds = PyFloat_AsDouble(args[0]);

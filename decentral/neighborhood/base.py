@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,7 +130,6 @@ class Neighborhood:
         self.device: Device | None = None
         self._empty: Callable[..., Array] = np.empty
         self._agent_ids, self._arc_ids = self.agents, self.arcs  # for keys
-        self._slots = self._plan_slots(counts)
         self._before = Meters()  # what was counted and not by the forms
         self._clipped: Any = 0  # on a device once it counts
         self.remarks: list[str] = []
@@ -233,9 +233,11 @@ class Neighborhood:
             out[agents] += term if weights is None else weights[arcs][:, None] * term
         return out
 
-    def _plan_slots(self, counts: Array) -> list[tuple[Any, Any]]:
+    @cached_property
+    def _slots(self) -> list[tuple[Any, Any]]:
         """The r-th arc of every agent that has one, for r = 0, 1, …: a sum over them is a sum in arc order."""
         plan: list[tuple[Any, Any]] = []
+        counts = np.diff(self.ptr)
         for slot in range(int(counts.max(initial=0))):
             agents = np.flatnonzero(counts > slot)
             plan.append((agents if len(agents) < self.n else slice(None), self.ptr[agents] + slot))
@@ -520,7 +522,7 @@ class Neighborhood:
     def forget(self, compressor: Compressor) -> None:
         """Release what was made for the messages of a compressor that will send no more."""
         counted = self.meters()
-        self._forms = {key: form for key, form in self._forms.items() if all(c != compressor for c in form.compressors)}
+        self._forms = {key: form for key, form in self._forms.items() if compressor not in form.compressors}
         self.put_back(counted)
         self._compressors = {c: c for c in self._compressors if c != compressor}
 

@@ -12,6 +12,8 @@ import threading
 import time
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
 CALLS = ("auto", "collective", "pairs")
 SLOW = 5e-3
 """Seconds of a small exchange or of a maximum over all ranks from which something is wrong: waiting ranks hold the cores of others."""
+
+
+_abandoned: list[Exchange] = []
+"""Of neighborhoods that failed: MPI may still write to their memory."""
 
 
 class MPINeighborhood(Neighborhood):
@@ -102,9 +108,12 @@ class MPINeighborhood(Neighborhood):
         self._current: Exchange | str = ""  # in which this rank waits
         self._types: dict[int, Any] = {}
         self._watch = Watchdog(self, timeout)
-        self._watch.waiting = (time.monotonic(), 0, "to begin")
-        self.calls, self.latency, meeting = self._choose(calls)
-        self._watch.waiting = None
+        try:
+            with self._waiting("to begin"):
+                self.calls, self.latency, meeting = self._choose(calls)
+        except BaseException:
+            self._watch.stop()
+            raise
         words = {"memory": "", "collective": "a persistent neighborhood collective", "pairs": "persistent sends and receives"}
         ways = [*["shared memory"] * (self.machine is not None), *[words[self.calls]] * (self.calls != "memory")]
         self.transport = f"{' and '.join(ways)}, {self.latency * 1e6:.0f} µs for 1 KiB{self.transport}"
@@ -141,6 +150,15 @@ class MPINeighborhood(Neighborhood):
             pass
         comm.Free()
         return None
+
+    @contextmanager
+    def _waiting(self, what: str) -> Iterator[None]:
+        """Within it the watchdog is on; afterwards as before, also for who catches an error."""
+        before, self._watch.waiting = self._watch.waiting, (time.monotonic(), self._round, what)
+        try:
+            yield
+        finally:
+            self._watch.waiting = before
 
     def _progress(self) -> None:
         """Lets MPI work, while this rank sleeps in an exchange and again."""
@@ -218,11 +236,10 @@ class MPINeighborhood(Neighborhood):
 
     def _new(self, messages: tuple[Message, ...], form: Form) -> Exchange:
         """An exchange of a form that has not been met before. COLLECTIVE."""
-        self._watch.waiting = (time.monotonic(), self._round, "to begin an exchange of a new form")
-        exchange: Exchange = exchange_of(self, messages)
+        with self._waiting("to begin an exchange of a new form"):
+            exchange = exchange_of(self, messages)
         form.exchange, form.sent = exchange, exchange.nbytes
         form.swap = exchange.swap if isinstance(exchange, Small) else None
-        self._watch.waiting = None
         if exchange.large and exchange.shared is not None:
             for i, one in enumerate(m.form for m in messages):  # where one is sent in two ways, nobody knows where it will be needed
                 self._lenders[one] = None if one in self._lenders else (exchange, i)
@@ -295,9 +312,9 @@ class MPINeighborhood(Neighborhood):
         return self.device is not None or not self.far  # what comes in pieces is summed in a pass of its own
 
     def forget(self, compressor: Compressor) -> None:
-        for key, exchange in self.exchanges.items():
-            if any(c == compressor for c in exchange.compressors):
-                exchange.free()
+        for key, form in self._forms.items():
+            if form.exchange is not None and compressor in form.compressors:
+                form.exchange.free()
                 for one in key:
                     self._lenders.pop(one, None)
         super().forget(compressor)
@@ -310,16 +327,13 @@ class MPINeighborhood(Neighborhood):
 
     def _reduce(self, values: Array, op: MPI.Op) -> Array:
         out = np.empty_like(values)
-        self._watch.waiting = (time.monotonic(), self._round, "to meet in a sum or maximum")
-        self.comm.Allreduce(np.ascontiguousarray(values), out, op=op)
-        self._watch.waiting = None
+        with self._waiting("to meet in a sum or maximum"):
+            self.comm.Allreduce(np.ascontiguousarray(values), out, op=op)
         return out
 
     def collect(self, kind: str, rows: Array, sizes: Array | None = None) -> Array | None:
-        self._watch.waiting = (time.monotonic(), self._round, "to bring rows together")
-        found = self._collect(kind, rows, sizes)
-        self._watch.waiting = None
-        return found
+        with self._waiting("to bring rows together"):
+            return self._collect(kind, rows, sizes)
 
     def _collect(self, kind: str, rows: Array, sizes: Array | None) -> Array | None:
         rows = np.ascontiguousarray(self.take(self.own(rows) if kind == "known" else rows))
@@ -335,16 +349,16 @@ class MPINeighborhood(Neighborhood):
         width = int(np.prod(rows.shape[1:], dtype=np.int64)) * rows.itemsize
         if self.rank:
             self.comm.Gatherv([ids, MPI.INT64_T], None, root=0)
-            self.comm.Gatherv([rows, self._row_type(width, len(rows))], None, root=0)
+            self.comm.Gatherv([rows, self._row_type(width)], None, root=0)
             return None
         all_ids = np.empty(sum(gathered), np.int64)
         self.comm.Gatherv([ids, MPI.INT64_T], [all_ids, gathered], root=0)
         out = np.empty((len(all_ids), *rows.shape[1:]), rows.dtype)
-        kind_of_row = self._row_type(width, len(rows))
+        kind_of_row = self._row_type(width)
         self.comm.Gatherv([rows, kind_of_row], [out, gathered, None, kind_of_row], root=0)
         return out[np.argsort(all_ids, kind="stable")]
 
-    def _row_type(self, width: int, count: int) -> Any:
+    def _row_type(self, width: int) -> Any:
         if width not in self._types:
             self._types[width] = MPI.BYTE.Create_contiguous(width).Commit()  # counts in rows: no 2 GiB limit
         return self._types[width]
@@ -352,8 +366,11 @@ class MPINeighborhood(Neighborhood):
     def close(self) -> None:
         self._watch.stop()
         broken = any(form.under_way for form in self._forms.values())
-        for exchange in self.exchanges.values():
-            exchange.free()
+        if broken:
+            _abandoned.extend(self.exchanges.values())
+        else:
+            for exchange in self.exchanges.values():
+                exchange.free()
         self._forms.clear()
         self._lenders.clear()
         for row in self._types.values():

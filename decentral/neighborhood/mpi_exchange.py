@@ -71,7 +71,6 @@ class Exchange:
         self.device = hood.device
         size = sum(row_bytes)  # what follows is the same on all ranks: a message of small rows must fit one request
         self.large = self.device is not None or size >= LARGE or hood.graph.n_arcs * size > MOST
-        self.compressors = [m.compressor for m in messages]  # kept, so that their ids stay theirs
         self.shapes = [(hood.n + hood.g if m.kind == "agents" else hood.m, m.row_bytes) for m in messages]
         rows = [f"{m.kind} rows of {m.row_bytes} B, d = {m.d}, {m.dtype}, {m.compressor}, stream {m.stream}" for m in messages]
         self.what = " and ".join(rows)

@@ -28,7 +28,7 @@ FOLDER = Path("/dev/shm")
 SPINS = 2000
 """Looks before a rank sleeps, where each has a core of its own: some 50 µs."""
 NAP = 2e-3
-"""Seconds of sleep after which a waiting rank lets MPI move what it still has to move; doubled up to 64 times."""
+"""Seconds of sleep after which a waiting rank lets MPI move what it still has to move; doubled each time, up to 64 times as long."""
 
 SPARE = 4 << 20
 """Bytes a rank that are left to others: MPI's own memory there grows later, and crashes where it cannot."""
@@ -139,7 +139,6 @@ class Shared(Route):
     def buffer(self) -> Array:  # type: ignore[override]
         half: Array = self.halves[self.post.turn]
         return half
-
 
     def place(self, index: int) -> Place | None:
         """Where the next payload of a message can be made, in place of a copy; None where it cannot. Between exchanges."""

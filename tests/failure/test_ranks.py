@@ -88,6 +88,18 @@ def test_other_kernels_on_one_rank() -> None:
     assert not list(Path(".").glob("results/*/final.npz"))
 
 
+def test_threads_that_one_rank_alone_is_told_of() -> None:
+    """Launchers pass the environment on to the ranks of their own machine, not always to others."""
+    code = """if True:
+        import os, sys
+        if "1" in (os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMI_RANK")):
+            os.environ["DECENTRAL_THREADS"] = "1"
+        from decentral.cli import main
+        sys.exit(main(["run", "small.toml"]))"""
+    status, _, err = mpirun(3, "-c", code)
+    assert status == 0, err
+
+
 def test_same_numbers_as_in_one_process() -> None:
     sets = ["transport.placement=[2, 0, 1, 1, 0, 2]", "algorithm.estimator.name=saga", "algorithm.estimator.batch=3"]
     status, out, err = mpirun(3, *RUN, *(part for s in sets for part in ("--set", s)))

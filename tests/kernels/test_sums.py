@@ -172,6 +172,7 @@ def wrong_calls():
         "head negative": ("disagreement", x, PTR, HEAD - 1, None, out),
         "weights": ("disagreement", x, PTR, HEAD, c[:8].copy(), out),
         "read-only": ("total", z, PTR, np.frombuffer(bytes(96)).reshape(4, 3)),
+        "no columns": ("glm_estimate", z[:, :0].copy(), PTR, None, out[:, :0].copy(), c, 0, 0.1, None, None, 0, out[:, :0].copy()),
         "samples": ("glm_margins", z, PTR, out, c[:8].copy()),
         "index beyond": ("glm_margins_batch", z, PTR, index + 3, out, np.zeros((4, 2))),
         "index of an agent without samples": ("glm_margins_batch", z, PTR, index, out, np.zeros((4, 2))),

@@ -142,6 +142,28 @@ def test_columns_are_summed_together_where_rows_are_far_apart(weighted, dtype):
         assert found[:, a : a + 150_000].tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("d", [600, 20_001])
+def test_columns_of_many_shorter_rows(d):
+    """Rows too short for a part each: threads share their columns."""
+    n = 2_000_000 // d
+    others = np.arange(1, n) if d > 10_000 else np.arange(n - 31, n)
+    head = (np.arange(n)[:, None] + others).reshape(-1) % n
+    ptr, w = np.arange(n + 1) * len(others), np.random.default_rng(2).random(len(head)).astype(np.float32)
+    x, payload = rows((n, d), np.float32), Identity().encode(rows((n, d), np.float32), key_of(n))
+
+    def body():
+        out = np.full((n, d), np.nan, np.float32)
+        kernels.c.disagreement(x, ptr, head, w, out)
+        mixed = Identity().mix(((0, payload[:20]),), d, np.float32, None, 1.0, (np.array([0, 399]), np.arange(399) % 20, None))
+        return (out,) if mixed is None else (out, mixed)
+
+    found = with_threads(body)
+    expected = np.zeros(d)
+    for a in range(ptr[3], ptr[4]):
+        expected += w[a] * (x[3].astype(float) - x[head[a]])
+    np.testing.assert_allclose(found[0][3], expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("part", [0.0002, 0.01, 0.1])
 @pytest.mark.parametrize("what", ["alike", "half", "rising", "tied"])

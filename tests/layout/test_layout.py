@@ -408,6 +408,39 @@ def test_two_exchanges_of_a_form_at_once_are_refused() -> None:
         hood.close()
 
 
+def test_what_mpi_may_still_write_to_is_kept() -> None:
+    """Rank 0 is a round behind: both see it, and leave receives that MPI may complete when the neighborhood is closed."""
+    from mpi4py import MPI
+
+    from decentral.neighborhood import mpi
+
+    comm = MPI.COMM_WORLD
+    hood = mpi_hood(nx.cycle_graph(max(comm.size, 3)), "block", calls="pairs")
+    x, k = np.ones((hood.n, 200_000)), int(comm.rank > 0)
+    hood.exchange(hood.to_neighbors(PLAIN, x, 0))
+    (exchange,) = hood.exchanges.values()
+    before = len(mpi._abandoned)
+    try:
+        hood.exchange(hood.to_neighbors(PLAIN, x, 1 + k))
+    except TransportError as error:
+        assert "out of step" in str(error)
+    comm.Barrier()
+    failed = any(form.under_way for form in hood._forms.values())
+    hood.close()
+    assert comm.allreduce(failed) and failed == (exchange in mpi._abandoned[before:])
+    comm.Barrier()
+    for _ in range(100):
+        comm.Iprobe()
+
+
+def test_who_catches_an_error_is_not_ended_for_waiting() -> None:
+    hood = mpi_hood(GRAPHS["ring"], "block")
+    with pytest.raises(TransportError, match="sizes of their agents"):
+        hood.collect("samples", np.ones((hood.n, 3)))
+    assert hood._watch.waiting is None
+    hood.close()
+
+
 def test_a_closed_neighborhood_leaves_nothing_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
     from decentral.neighborhood import mpi_exchange
 

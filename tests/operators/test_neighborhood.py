@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import networkx as nx
 import numpy as np
 import pytest
 from cases import hood_of
 
-from decentral import kernels
+from decentral import kernels, message
 from decentral.algorithms.base import PLAIN
 from decentral.compressors import build as compressor
 from decentral.errors import NonFiniteError, TransportError
@@ -273,6 +274,41 @@ def test_what_is_not_encoded_yet_cannot_be_written_to() -> None:
     hood.exchange(*messages, onto=(u, x))
     for rows in (x, u):
         rows += 1
+
+
+def test_what_several_messages_are_made_of_is_held_until_the_last_is_encoded() -> None:
+    """Whether they hold the array, a view that was made before, or one that was made of it while it was held."""
+    hood, C = hood_of(nx.cycle_graph(9)), compressor({"name": "quantize", "bits": 4})
+    x, u, w = np.random.default_rng(0).normal(size=(3, hood.n, 2000))
+    x, u, w = x.copy(), u.copy(), w.copy()
+    view = x[:]
+
+    def refused(*arrays: Any) -> None:
+        for a in arrays:
+            with pytest.raises(ValueError, match="read-only"):
+                a += 1
+
+    first, second = hood.to_neighbors(C, x, 0, minus=u), hood.to_neighbors(C, x, 0, 1, minus=w)
+    expected = hood.to_neighbors(C, x - w, 0, 1).decode()
+    first.decode()
+    u += 1
+    refused(x, w)
+    np.testing.assert_array_equal(second.decode(), expected)
+    x += 1
+    w += 1
+    first, second = hood.to_neighbors(C, x, 0, minus=u), hood.to_neighbors(C, view, 0, 1, minus=w)
+    second.decode()
+    w += 1
+    refused(x, view)
+    del first
+    view += 1
+    x += 1
+    first, second = hood.to_neighbors(C, x, 0, minus=u), hood.to_neighbors(C, x[:], 0, 1, minus=w)
+    first.decode()
+    refused(x)
+    del second
+    x += 1
+    assert not message._holds
 
 
 @pytest.mark.parametrize("name", ["identity", "quantize"])
