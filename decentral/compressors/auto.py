@@ -46,6 +46,8 @@ least three rounds, and always the first `START` of a run."""
 SECONDS, SHARE, DIGITS, LEAST = 1.0, 1 / 3, 2, 4
 """Seconds for all of it, about. The own problem: what the first candidate may take of those that are left, for the others need
 about as many rounds or are stopped before; the most digits, and the rounds for which there must be time."""
+TIE = 0.01
+"""A part of the cost by which predictions of the same may differ."""
 DIVERGED, FAR = 100.0, 1e20
 """‖∇F(x̄)‖² that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
@@ -347,5 +349,7 @@ class _StandIn:
 
 
 def choose(predictions: list[Prediction]) -> Prediction:
-    """The least cost; of equals the first."""
-    return min(predictions, key=lambda p: p.cost)
+    """The least cost; of what is within `TIE` of it, which no measurement tells apart, the last, that of the fewest bytes."""
+    least = min(predictions, key=lambda p: p.cost)
+    close = [p for p in predictions if not p.stopped and p.cost <= least.cost * (1 + TIE) < np.inf]
+    return close[-1] if close else least

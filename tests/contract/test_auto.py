@@ -76,6 +76,16 @@ def test_what_does_not_converge_is_not_chosen() -> None:
     assert "does not converge" in str(found[1])
 
 
+def test_of_equals_the_fewest_bytes() -> None:
+    def chosen(*costs: float, stopped: bool = False) -> int:
+        found = [auto.Prediction({"number": i}, cost, 1.0, stopped and i == 2) for i, cost in enumerate(costs)]
+        return int(auto.choose(found).table["number"])
+
+    assert chosen(1.0, 1.009, 1.02) == 1 and chosen(1.02, 1.0, 1.02) == 1 and chosen(1.005, 1.0, 1.005) == 2
+    assert chosen(1.0, 1.02, 1.005, stopped=True) == 0  # it costs more than that
+    assert chosen(np.inf, np.inf, np.inf) == 0
+
+
 def test_rounds_grow_where_the_compressor_is_coarse() -> None:
     """COLD with a hundredth of the entries has to mix slowly; without compression it need not."""
     hood = hood_of(nx.cycle_graph(5))
