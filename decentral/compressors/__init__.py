@@ -63,7 +63,11 @@ def build(spec: dict[str, Any] | str) -> Any:
     name = spec.pop("name", "identity")
     if isinstance(inner := spec.get("quantize"), dict):  # a resolved configuration says its name as well
         spec["quantize"] = {k: v for k, v in inner.items() if (k, v) != ("name", "quantize")}
-        construct(load("quantize"), spec["quantize"], "algorithm.compressor.quantize")
+        here, inside = "algorithm.compressor.", "algorithm.compressor.quantize"
+        try:
+            construct(load("quantize"), spec["quantize"], inside)
+        except ConfigError as error:  # of a value that Quantize refuses, it says where it mostly stands
+            raise ConfigError(str(error) if inside in str(error) else str(error).replace(here, f"{inside}.")) from None
     return construct(load(name), spec, "algorithm.compressor", name)
 
 

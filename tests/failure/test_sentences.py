@@ -43,6 +43,11 @@ CASES = [
         'algorithm.compressor.quantize.bits = "many"',
         "give a whole number",
     ),
+    (
+        ["algorithm.name=choco-sgd", "algorithm.compressor={name='top-k-quantize', k=1, quantize={bits=99}}"],
+        "algorithm.compressor.quantize.bits = 99",
+        "give a whole number from 1 to 16",
+    ),
     (["algorithm.estimator.name=sage"], 'unknown estimator "sage"', '"saga"'),
     (["algorithm.estimator.name=sgd", "algorithm.estimator.batch=100000"], "estimator.batch = 100000", "at most"),
     (["algorithm.name=choco-sgd", "algorithm.compressor=3"], "algorithm.compressor = 3", "give a name or a table"),
