@@ -104,7 +104,8 @@ static inline PyObject *failures(const char *failed, int64_t rows) {
 #define FUNCTION(name) static PyObject *name(PyObject *Py_UNUSED(self), PyObject *const *args, Py_ssize_t nargs)
 #define BEGIN(expected) BEGIN_WITH(expected, 0)
 #define BEGIN_WITH(expected, optional) /* so many arguments more, or none */  \
-    Buffers all = {.count = 0};                                               \
+    Buffers all;                                                              \
+    all.count = 0;                                                            \
     PyObject *result = NULL;                                                  \
     if (nargs != (expected) && nargs != (expected) + (optional)) {            \
         PyErr_SetString(PyExc_TypeError, "wrong number of arguments");        \

@@ -15,7 +15,7 @@
 #include "buffers.h"
 #include <stdatomic.h>
 
-enum { COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 8 };
+enum { COLUMNS = 5, NUMBER = 12, SLEEPERS = 16, YIELDS = 64, POLITE = 256 };
 
 static int take_all(Buffers *held, PyObject *tuple, int writable) {
     if (!PyTuple_Check(tuple)) {
@@ -57,7 +57,8 @@ static int arguments(Py_ssize_t given, Py_ssize_t expected) {
 }
 
 static PyObject *move(PyObject *self, PyObject *const *args, Py_ssize_t nargs) { /* (table, sources, targets) */
-    Buffers held = {.count = 0};
+    Buffers held;
+    held.count = 0;
     PyObject *result = NULL;
     if (!arguments(nargs, 3) || !take(&held, args[0], NULL, 0, 0) || !is_table(held.b, COLUMNS) || !take_all(&held, args[1], 0)) goto done;
     const Py_buffer *table = held.b, *from = table + 1, *to = table + held.count;
@@ -78,7 +79,8 @@ static int64_t first_unlike(const Py_buffer *buffer, const Py_buffer *offsets, c
 }
 
 static PyObject *unlike(PyObject *self, PyObject *const *args, Py_ssize_t nargs) { /* (buffer, offsets, header): the first index */
-    Buffers held = {.count = 0};
+    Buffers held;
+    held.count = 0;
     PyObject *result = NULL;
     const Py_buffer *buffer, *offsets, *header;
     if (arguments(nargs, 3) && (buffer = take(&held, args[0], NULL, 0, 0)) && (offsets = take(&held, args[1], NULL, 0, 0)) &&
@@ -157,7 +159,8 @@ static void post_free(PyObject *object) {
 /* send(sources, header): take the other half, copy pieces of the sources there, announce them in the header, wake who sleeps. */
 static PyObject *post_send(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     Post *self = (Post *)object;
-    Buffers held = {.count = 0};
+    Buffers held;
+    held.count = 0;
     PyObject *result = NULL;
     const Py_buffer *from;
     if (!arguments(nargs, 2) || !(from = take(&held, args[1], NULL, 0, 0)) || !take_all(&held, args[0], 0)) goto done;
@@ -190,8 +193,9 @@ static void relax(void) {
 #endif
 }
 
-/* Until the numbers at all neighbors are other than before the last `send`; false after `seconds` of sleep. Looks `spins` times,
- * lets others have the core YIELDS times, which is often enough and cheaper than to sleep and be woken, then sleeps. */
+/* Until the numbers at all neighbors are other than before the last `send`; false after `seconds` of sleep. Looks `spins` times, soon
+ * letting others have the core now and then: to wake a rank whose core has nothing else to do takes long, in virtual machines tenths
+ * of a millisecond. Where ranks take turns, lets others have the core YIELDS times, which is often enough. Then sleeps. */
 static int arrived(const Post *self, double seconds) {
     const int64_t *other = self->others.buf, others = self->others.len / 8;
     const uint32_t was = self->was;
@@ -200,7 +204,9 @@ static int arrived(const Post *self, double seconds) {
     for (int64_t i = 0; i < others && all; i++) {
         char *header = (char *)self->half[self->turn].buf + other[i];
         _Atomic uint32_t *word = (_Atomic uint32_t *)(header + NUMBER), *sleepers = (_Atomic uint32_t *)(header + SLEEPERS);
-        for (long long s = 0; s < self->spins && atomic_load_explicit(word, memory_order_acquire) == was; s++) relax();
+        for (long long s = 1; s <= self->spins && atomic_load_explicit(word, memory_order_acquire) == was; s++)
+            if (s % POLITE) relax();
+            else sched_yield();
         for (int s = 0; s < YIELDS && atomic_load_explicit(word, memory_order_acquire) == was; s++) sched_yield();
         if (atomic_load_explicit(word, memory_order_acquire) != was) continue;
         if (!timed++) {
@@ -243,7 +249,8 @@ static PyObject *post_wait(PyObject *object, PyObject *seconds) { /* (seconds): 
 /* get(seconds, sources, rows): wait; where all neighbors posted that header copy pieces into the rows and return True, else False. */
 static PyObject *post_get(PyObject *object, PyObject *const *args, Py_ssize_t nargs) {
     Post *self = (Post *)object;
-    Buffers held = {.count = 0};
+    Buffers held;
+    held.count = 0;
     PyObject *result = NULL;
     if (!arguments(nargs, 3)) return NULL;
     const double seconds = PyFloat_AsDouble(args[0]);

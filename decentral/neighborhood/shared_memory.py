@@ -25,8 +25,8 @@ from decentral.neighborhood.pieces import ALIGN, Messages, Peer, Route, move, pa
 from decentral.state import Array
 
 FOLDER = Path("/dev/shm")
-SPINS = 2000
-"""Looks before a rank sleeps, where each has a core of its own: some 50 µs."""
+SPINS = 400_000
+"""Looks before a rank sleeps, where each has a core of its own: some 10 ms."""
 NAP = 2e-3
 """Seconds of sleep after which a waiting rank lets MPI move what it still has to move; doubled each time, up to 64 times as long."""
 
