@@ -340,12 +340,13 @@ class Job:
             return dict(tables[0])
         most, start = self.experiment.rounds, hood.give(self.start())
         loss = self.problem.evaluate if (unknown := bool(np.isnan(facts.L))) else None
-        seconds, rounds = auto.measure(methods, hood, oracle, method.compressor, most, start, loss)
-        if not rounds and unknown:
-            tables, seconds, rounds = tables[:2], seconds[:2], [(1.0, False)] * 2
-            say("compressor auto: progress takes too long to be measured; 8 bits are taken to need as many rounds as none")
-        if not rounds:
+        seconds, rounds = auto.measure(methods, hood, oracle, method.compressor, facts.L, most, start, loss)
+        if not rounds and not unknown and graph.n_agents <= auto.MOST_AGENTS:
             rounds = [(self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"], False) for m in methods]
+        if not rounds or not np.isfinite(rounds[0][0]):
+            reason = "without compression the error does not shrink" if rounds else "progress takes too long to be measured"
+            tables, seconds, rounds = tables[:2], seconds[:2], [(1.0, False)] * 2
+            say(f"compressor auto: {reason}; 8 bits are taken to need as many rounds as none")
         found = [auto.Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)]
         best = self.ranks.share(lambda: auto.choose(found).table)
         for prediction in found:

@@ -4,18 +4,22 @@ For each candidate two numbers are found, and the one with the least product is 
 
     seconds a round    rounds of the method itself, on its own problem, ranks and network; where the configuration gives
                        latency or bandwidth, what such a network would add
-    rounds a digit     rounds by which ‖∇F(x̄)‖² falls tenfold, with the step sizes that the method would use: of the run
-                       itself, two digits from its start, or one, where there is time for that in the second that all of it may take;
-                       else of a stand-in: diagonal quadratics with the run's L, μ, graph and weights, in process. Where L is
-                       not known (PyTorch modules), by which F(x̄) falls tenfold, for the gradient of a network is small on
-                       plateaus, too; and where that takes too long, no compression and 8 bits alone are compared, and
-                       their rounds taken to be equal
+    rounds a digit     rounds by which the error ‖∇F(x̄)‖² + (L²/N) Σ_i ‖x_i − x̄‖² falls tenfold, with the step sizes that
+                       the method would use: of the run itself, six digits from its start, or four at least, where there
+                       is time for that in the second that all of it may take; else of a stand-in: diagonal quadratics
+                       with the run's L, μ, graph and weights, in process. Where L is not known (PyTorch modules), by
+                       which F(x̄) falls tenfold, once or twice, for the gradient of a network is small on plateaus, too
 
-A compressor of which the method itself would warn, and would not without compression, is left out.
+Twice that error bounds the mean of ‖∇F(x_i)‖² over the agents' own iterates. ‖∇F(x̄)‖² alone says too little: a compressor acts on
+what agents disagree in, and x̄ falls a digit in two rounds while its agents are far apart. So do the first digits alone:
+references have to learn, and what diverges does so later.
 
-Early progress says little: a compressor that is behind after half a digit may be ahead after two. So whole digits are run
-or none, and a candidate stops where it has cost more than another that is done. Nothing of this is counted or kept; every
-candidate starts from the same point as the run.
+No compression and 8 bits alone are compared, and their rounds taken to be equal, where F(x̄) takes too long, where the graph
+is too large for the stand-in, and where the error does not shrink without compression, either (D-PSGD, CHOCO-SGD end at an error
+of their own). A compressor of which the method itself would warn, and would not without compression, is left out.
+
+A candidate stops where it has cost more than another that is done. Nothing of this is counted or kept; every candidate starts
+from the same point as the run.
 """
 
 from __future__ import annotations
@@ -43,15 +47,16 @@ if TYPE_CHECKING:
 BUDGET, TURNS, WINDOW, START = 0.08, 3, 0.0005, 64
 """Seconds for which the rounds of one candidate are measured, about, the turns of all candidates, and seconds of a window; at
 least three rounds, and always the first `START` of a run."""
-SECONDS, SHARE, DIGITS, LEAST = 1.0, 1 / 3, 2, 4
+SECONDS, SHARE, LEAST, DIGITS, LOSS_DIGITS = 1.0, 1 / 3, 4, (4, 6), (1, 2)
 """Seconds for all of it, about. The own problem: what the first candidate may take of those that are left, for the others need
-about as many rounds or are stopped before; the most digits, and the rounds for which there must be time."""
+about as many rounds or are stopped before; the rounds for which there must be time; the fewest and the most digits, of the
+error and of F(x̄)."""
 TIE = 0.01
 """A part of the cost by which predictions of the same may differ."""
 DIVERGED, FAR = 100.0, 1e20
-"""‖∇F(x̄)‖² that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
+"""An error that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
-"""The stand-in: entries of x, rounds, agents beyond which it is skipped, and its largest L/μ."""
+"""The stand-in: entries of x, rounds, the most agents, and its largest L/μ."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Prediction:
 
     @property
     def cost(self) -> float:
-        """Seconds a digit of ‖∇F(x̄)‖²."""
+        """Seconds a digit of the error."""
         return self.seconds * self.rounds
 
     def __str__(self) -> str:
@@ -133,14 +138,15 @@ Loss = Callable[[Array], tuple[Array, Array]]
 
 
 def measure(
-    methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, most: int = 1 << 30, start: Agents | None = None,
+    methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, L: float, most: int = 1 << 30, start: Agents | None = None,
     loss: Loss | None = None,
 ) -> tuple[list[float], Rounds]:
     """Seconds a round of each method with its compressor, and its rounds a digit on the run's own problem. COLLECTIVE.
 
-    most : rounds of the run; no more are tried;  start : x of the own agents, where the verbs want it; zeros if left out
-    loss : `Problem.evaluate`; progress is then that of F(x̄), not of ‖∇F(x̄)‖²
-    No rounds ([]) where the first method does not make a digit in the time there is. The same on all ranks. What was sent
+    L : smoothness of the f_i, which weighs the disagreement;  most : rounds of the run; no more are tried
+    start : x of the own agents, where the verbs want it; zeros if left out
+    loss : `Problem.evaluate`; progress is then that of F(x̄), and L is not used
+    No rounds ([]) where the first method does not make the digits in the time there is. The same on all ranks. What was sent
     and evaluated is not counted.
     """
     before, evaluations = hood.meters(), oracle.evaluations.copy()
@@ -149,7 +155,7 @@ def measure(
     here, network = _seconds(methods, hood, oracle, auto, x)
     seconds = (here + network).tolist()
     patience = SHARE * (SECONDS - float(hood.max(np.array([time.perf_counter() - begin]))[0]))
-    rounds = _rounds(methods, seconds, hood, oracle, x, most, patience, loss) if LEAST * here[0] < patience else []
+    rounds = _rounds(methods, seconds, hood, oracle, x, L, most, patience, loss) if LEAST * here[0] < patience else []
     oracle.evaluations[...] = evaluations
     hood.put_back(before)
     for method in methods:
@@ -211,16 +217,17 @@ def _network(hood: Neighborhood, sent: float, times: float, auto: Auto) -> float
 
 
 def _rounds(
-    methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, x: Agents, most: int, patience: float,
+    methods: list[Any], seconds: list[float], hood: Neighborhood, oracle: Oracle, x: Agents, L: float, most: int, patience: float,
     loss: Loss | None = None,
 ) -> Rounds:
     """Rounds a digit of each method on the own problem; see `measure`. COLLECTIVE."""
-    digits, best, start = DIGITS, np.inf, 0.0
+    fewest, digits = DIGITS if loss is None else LOSS_DIGITS
+    best, start = np.inf, 0.0
     found: Rounds = []
     for method, each in zip(methods, seconds, strict=True):
         trace: list[tuple[int, float]] = []
         stopped = False
-        for k, value in _progress(method, hood, oracle, x, most, loss):
+        for k, value in _progress(method, hood, oracle, x, L, most, loss):
             trace.append((k, value))
             if value <= 10.0**-digits or not value < DIVERGED or k >= most:
                 break
@@ -233,8 +240,8 @@ def _rounds(
                 if spent > patience:
                     break
         if not found:
-            digits = min(DIGITS, int(-np.log10(np.clip(min(v for _, v in trace), 1e-300, 1.0))))
-            if digits < 1:
+            digits = min(digits, int(-np.log10(np.clip(min(v for _, v in trace), 1e-300, 1.0))))
+            if digits < fewest:
                 return []
         needed = float(trace[-1][0]) if stopped else _crossing(trace, 10.0**-digits)
         best = min(best, each * needed)
@@ -243,9 +250,9 @@ def _rounds(
 
 
 def _progress(
-    method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, most: int, loss: Loss | None
+    method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, L: float, most: int, loss: Loss | None
 ) -> Iterator[tuple[int, float]]:
-    """k and ‖∇F(x̄)‖², or F(x̄), after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
+    """k and the error, or F(x̄), after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
 
     The next look is a quarter of the rounds so far away: what grows by the round is seen long before it overflows
     and a rank fails alone.
@@ -262,8 +269,10 @@ def _progress(
                 value = float(hood.sum(loss(mean)[0])[0]) / agents
             else:
                 everywhere = hood.give(np.repeat(mean.astype(hood.dtype), hood.n, axis=0))
-                gradient = hood.sum(hood.take(problem.estimate(everywhere)).sum(axis=0, dtype=np.float64)) / agents
-                value = float(gradient @ gradient)
+                apart = rows - mean
+                found = np.append(hood.take(problem.estimate(everywhere)).sum(axis=0, dtype=np.float64), np.vdot(apart, apart))
+                *gradient, disagreement = hood.sum(found) / agents
+                value = float(np.dot(gradient, gradient) + L**2 * disagreement)
             first = first or value
             yield k, value / first if first > 0 and total[-1] < FAR else np.inf
             due = min(k + 1 + k // 4, max(most, k + 1))
@@ -280,29 +289,28 @@ def _crossing(trace: list[tuple[int, float]], level: float) -> float:
 
 
 def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatrix) -> float:
-    """Rounds a digit of ‖∇F(x̄)‖² on the stand-in; inf where it does not shrink. 1 for graphs too large to try."""
+    """Rounds a digit of the error on the stand-in; inf where it does not shrink. For up to `MOST_AGENTS`."""
     from decentral.neighborhood import InProcess
 
-    if graph.n_agents > MOST_AGENTS:
-        return 1.0
     d, mu = min(facts.d, WIDTH), max(facts.mu, facts.L / WORST_CONDITION)
     hood = InProcess(graph, weights)
     oracle: Any = _StandIn(graph.n_agents, d, facts.L, mu)
     tuned = method.tuned(dataclasses.replace(facts, mu=mu, d=d, L_max=facts.L, estimator="full", batch=1, samples=1.0))
-    norms = []
+    errors = []
     try:
         with np.errstate(all="ignore"):
             state = tuned.init(np.zeros((hood.n, d)), hood, oracle)
             for k in range(ROUNDS):
-                gradient = oracle(None, state.x.mean(axis=0), k).mean(axis=0)
-                norms.append(float(gradient @ gradient))
-                if not norms[-1] > 1e-20 * norms[0]:
+                mean = state.x.mean(axis=0)
+                gradient, apart = oracle(None, mean, k).mean(axis=0), state.x - mean
+                errors.append(float(gradient @ gradient + facts.L**2 * np.vdot(apart, apart) / hood.n))
+                if not errors[-1] > 1e-20 * errors[0]:
                     break
                 state = tuned.round(state, k, hood, oracle)
     except DecentralError:
         return np.inf
-    digits = np.log10(norms[0] / max(norms[-1], 1e-300)) if np.isfinite(norms[-1]) else 0.0
-    return (len(norms) - 1) / digits if digits > 0.5 else np.inf
+    digits = np.log10(errors[0] / max(errors[-1], 1e-300)) if np.isfinite(errors[-1]) else 0.0
+    return (len(errors) - 1) / digits if digits > 0.5 else np.inf
 
 
 class _Timed:

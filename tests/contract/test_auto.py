@@ -76,6 +76,14 @@ def test_what_does_not_converge_is_not_chosen() -> None:
     assert "does not converge" in str(found[1])
 
 
+def test_where_no_candidate_converges_bytes_alone_decide(tmp_path: Path) -> None:
+    """CHOCO-SGD ends at an error of its own, here one that is no smaller than the first."""
+    heard, data = Heard(), {"name": "synthetic", "rows": 400, "features": 20, "shift": 5.0, "split": "sorted"}
+    done = runner.run(configured(tmp_path, {"name": "auto", "bandwidth": 1e3}, "choco-sgd", data=data), watch=heard)
+    assert any("without compression the error does not shrink" in s for s in heard.said)
+    assert done.record["parameters"]["compressor"]["bits"] == 8
+
+
 def test_of_equals_the_fewest_bytes() -> None:
     def chosen(*costs: float, stopped: bool = False) -> int:
         found = [auto.Prediction({"number": i}, cost, 1.0, stopped and i == 2) for i, cost in enumerate(costs)]
@@ -140,12 +148,35 @@ def time_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_rounds_are_those_of_the_own_problem() -> None:
-    """0.1 needs 21.9 rounds for two digits, 0.2 10.3: with parts of a round, and between rounds that are looked at."""
+    """0.1 needs 65.6 rounds for six digits, 0.2 31.0: with parts of a round, and between rounds that are looked at."""
     methods, *rest = descents(0.1, 0.2, 0.05, 2.5)
-    found = auto._rounds(methods, [1.0, 1.0, 0.01, 0.01], *rest, START, 1000, 60.0)
+    found = auto._rounds(methods, [1.0, 1.0, 0.01, 0.01], *rest, START, 0.0, 1000, 60.0)
     assert [stopped for _, stopped in found] == [False] * 4
     np.testing.assert_allclose([rounds for rounds, _ in found[:3]], [m.rounds for m in methods[:3]], rtol=1e-6)
     assert found[3][0] == np.inf  # it diverges
+
+
+@pytest.mark.parametrize("alone", [0.0, 0.1])
+def test_the_agents_own_iterates_have_to_get_there(alone: float) -> None:
+    """x̄ goes down at once; what the agents disagree in, which it does not show, shrinks by what they mix in a round."""
+
+    class Mixing(Descent):
+        def round(self, s: Any, k: int, hood: Neighborhood, oracle: Any) -> Any:
+            mean, moved = s.x.mean(axis=0), oracle(None, s.x, k).mean(axis=0)
+            s.x = mean - self.fall * moved + (np.array([[1.0], [-1.0], [0.0], [0.0], [0.0]]) if k == 0 else alone * (s.x - mean))
+            return s
+
+    method, (_, hood, oracle) = Mixing(0.99), descents()
+    gradient = oracle.problem.evaluate(np.zeros((1, 3)))[1][0] / 5
+    first = float(gradient @ gradient)
+    (rounds, _), = auto._rounds([method], [1.0], hood, oracle, START, 2.0, 300, 60.0) or [(np.inf, False)]
+    if alone:  # L² 6/5 · 0.01^(k − 1) = 1e-6 of the first
+        levels = [4 * 6 / 5 * 0.01 ** (k - 1) for k in range(1, 8)]
+        k = next(i for i, level in enumerate(levels) if level <= 1e-6 * first)
+        needed = k + np.log(levels[k - 1] / (1e-6 * first)) / np.log(100)
+        assert rounds == pytest.approx(needed / 6, rel=1e-3)
+    else:
+        assert rounds < 1
 
 
 def test_where_no_smoothness_is_known_the_loss_counts() -> None:
@@ -156,7 +187,7 @@ def test_where_no_smoothness_is_known_the_loss_counts() -> None:
     def loss(points: Any) -> Any:
         return 5 * np.linalg.norm(points - goal, axis=1), None
 
-    found = auto._rounds(methods, [1.0, 1.0], hood, oracle, START, 1000, 60.0, loss)
+    found = auto._rounds(methods, [1.0, 1.0], hood, oracle, START, np.nan, 1000, 60.0, loss)
     np.testing.assert_allclose([rounds for rounds, _ in found], [2 * m.rounds for m in methods], rtol=1e-6)
 
 
@@ -174,15 +205,15 @@ def test_what_the_method_would_warn_of_is_left_out(method: str, left: int, tmp_p
 
 def test_what_costs_more_than_another_is_stopped() -> None:
     methods, *rest = descents(0.2, 0.1, 0.3)
-    (first, _), (rounds, stopped), (last, whole) = auto._rounds(methods, [1.0, 1.0, 1.0], *rest, START, 1000, 60.0)
+    (first, _), (rounds, stopped), (last, whole) = auto._rounds(methods, [1.0, 1.0, 1.0], *rest, START, 0.0, 1000, 60.0)
     assert stopped and first < rounds < methods[1].rounds  # no fewer than what shows that it costs more
     assert "more than" in str(auto.Prediction({"name": "identity"}, 1.0, rounds, stopped))
     assert last < first and not whole
 
 
 def test_no_more_rounds_than_those_of_the_run() -> None:
-    """0.1 needs 10.9 rounds for a digit, and 21.9 for two. A method whose scale shrinks by the round may fail where no run comes."""
-    for most, digits in ((30, 2), (15, 1), (5, 0)):
+    """0.1 needs 43.7 rounds for four digits, and 65.6 for six. A method whose scale shrinks by the round may fail where no run comes."""
+    for most, digits in ((80, 6), (50, 4), (40, 0)):
         (method,), hood, oracle = descents(0.1)
         seen: list[int] = []
 
@@ -191,19 +222,19 @@ def test_no_more_rounds_than_those_of_the_run() -> None:
             return of(s, k, *rest)
 
         spied = SimpleNamespace(init=method.init, round=round)
-        assert len(auto._rounds([spied], [1.0], hood, oracle, START, most, 60.0)) == (digits > 0) and max(seen) < most
+        assert len(auto._rounds([spied], [1.0], hood, oracle, START, 0.0, most, 60.0)) == (digits > 0) and max(seen) < most
 
 
-def test_one_digit_or_the_stand_in_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock of a second a look: the 7th look, at round 11, sees one digit, and the 10th, at 23, two."""
+def test_fewer_digits_or_the_stand_in_where_time_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock of a second a look: the 13th look, at round 47, sees four digits, the 14th, at 59, five, and the 15th, at 74, six."""
     levels, crossing = [], auto._crossing
     monkeypatch.setattr(auto, "_crossing", lambda trace, level: levels.append(level) or crossing(trace, level))
     clock = iter(range(10_000))
     monkeypatch.setattr(auto.time, "perf_counter", lambda: float(next(clock)))
     methods, *rest = descents(0.1, 0.2)
-    for seconds, digits in ((12.0, 2), (8.0, 1), (5.0, 0)):
+    for seconds, digits in ((20.0, 6), (13.5, 5), (12.5, 4), (10.0, 0)):
         levels.clear()
-        found = auto._rounds(methods, [1.0, 1.0], *rest, START, 1000, seconds)
+        found = auto._rounds(methods, [1.0, 1.0], *rest, START, 0.0, 1000, seconds)
         assert levels == ([10.0**-digits] * 2 if digits else [])
         np.testing.assert_allclose([rounds for rounds, _ in found], [m.rounds for m in methods][: len(found)], rtol=1e-6)
 
@@ -211,11 +242,22 @@ def test_one_digit_or_the_stand_in_where_time_is_short(monkeypatch: pytest.Monke
 def test_the_own_problem_is_left_alone_where_rounds_are_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auto, "LEAST", np.inf)
     monkeypatch.setattr(auto, "_rounds", None)
-    seconds, rounds = auto.measure(*descents(0.1, 0.2), auto.Auto(latency=1.0))
+    seconds, rounds = auto.measure(*descents(0.1, 0.2), auto.Auto(latency=1.0), 0.0)
     assert len(seconds) == 2 and min(seconds) > 2.0 and rounds == []
     _, hood, oracle = descents(0.1)
-    (seconds, _), size = auto.measure([Twofold(0.1)], hood, oracle, auto.Auto(latency=1.0, bandwidth=1.0)), 16 + 2 * 24
+    (seconds, _), size = auto.measure([Twofold(0.1)], hood, oracle, auto.Auto(latency=1.0, bandwidth=1.0), 0.0), 16 + 2 * 24
     assert seconds[0] == pytest.approx(2.0 + 2 * size, rel=0.01)  # to two neighbors: one message each, with both
+
+
+@pytest.mark.parametrize("most", [5, 4])
+def test_too_many_agents_for_the_stand_in(most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What 2 bits cost in rounds is then not known, and they are not tried."""
+    monkeypatch.setattr(auto, "LEAST", np.inf)
+    monkeypatch.setattr(auto, "MOST_AGENTS", most)
+    heard = Heard()
+    done = runner.run(configured(tmp_path, {"name": "auto", "bandwidth": 1e3}), watch=heard)
+    assert sum(" rounds a digit = " in s for s in heard.said) == (4 if most == 5 else 2)
+    assert most == 5 or done.record["parameters"]["compressor"]["bits"] == 8
 
 
 @pytest.mark.mpi
@@ -230,7 +272,7 @@ def test_all_ranks_measure_the_same(time_enough: None) -> None:
     facts = facts_of(hood_of(nx.cycle_graph(10)), p100(), "saga", 8)
     oracle = Oracle(problem, SAGA(batch=8), hood.agents, 7)
     _, methods, _ = auto.Auto().candidates(algorithms.build({"name": "lead"}), facts)
-    seconds, rounds = auto.measure(methods, hood, oracle, auto.Auto(bandwidth=1e4))
+    seconds, rounds = auto.measure(methods, hood, oracle, auto.Auto(bandwidth=1e4), facts.L)
     mine = np.array([*seconds, *(r for r, _ in rounds), *(float(s) for _, s in rounds)])
     assert len(rounds) == 4 and np.isfinite(mine).all()
     np.testing.assert_array_equal(hood.max(mine), mine)
