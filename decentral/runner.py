@@ -343,11 +343,12 @@ class Job:
         seconds, rounds = auto.measure(methods, hood, oracle, method.compressor, facts.L, most, start, loss)
         if not rounds and not unknown and graph.n_agents <= auto.MOST_AGENTS:
             rounds = [(self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"], False) for m in methods]
-        if not rounds or not np.isfinite(rounds[0][0]):
+        if rounds and np.isfinite(rounds[0][0]):
+            found = [auto.Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)]
+        else:
             reason = "without compression the error does not shrink" if rounds else "progress takes too long to be measured"
-            tables, seconds, rounds = tables[:2], seconds[:2], [(1.0, False)] * 2
             say(f"compressor auto: {reason}; 8 bits are taken to need as many rounds as none")
-        found = [auto.Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)]
+            found = [auto.Prediction(t, s) for t, s in zip(tables[:2], seconds[:2], strict=True)]
         best = self.ranks.share(lambda: auto.choose(found).table)
         for prediction in found:
             say(f"compressor auto: {prediction}" + (" <- chosen" if prediction.table == best else ""))

@@ -8,13 +8,14 @@ For each candidate two numbers are found, and the one with the least product is 
                        the method would use: of the run itself, six digits from its start, or four at least, where there
                        is time for that in the second that all of it may take; else of a stand-in: diagonal quadratics
                        with the run's L, μ, graph and weights, in process. Where L is not known (PyTorch modules), by
-                       which F(x̄) falls tenfold, once or twice, for the gradient of a network is small on plateaus, too
+                       which F falls tenfold, once or twice, at x̄ and at the iterate of agent 0, for the gradient of a
+                       network is small on plateaus, too
 
 Twice that error bounds the mean of ‖∇F(x_i)‖² over the agents' own iterates. ‖∇F(x̄)‖² alone says too little: a compressor acts on
 what agents disagree in, and x̄ falls a digit in two rounds while its agents are far apart. So do the first digits alone:
 references have to learn, and what diverges does so later.
 
-No compression and 8 bits alone are compared, and their rounds taken to be equal, where F(x̄) takes too long, where the graph
+No compression and 8 bits alone are compared, and their rounds taken to be equal, where F takes too long, where the graph
 is too large for the stand-in, and where the error does not shrink without compression, either (D-PSGD, CHOCO-SGD end at an error
 of their own). A compressor of which the method itself would warn, and would not without compression, is left out.
 
@@ -50,7 +51,7 @@ least three rounds, and always the first `START` of a run."""
 SECONDS, SHARE, LEAST, DIGITS, LOSS_DIGITS = 1.0, 1 / 3, 4, (4, 6), (1, 2)
 """Seconds for all of it, about. The own problem: what the first candidate may take of those that are left, for the others need
 about as many rounds or are stopped before; the rounds for which there must be time; the fewest and the most digits, of the
-error and of F(x̄)."""
+error and of F."""
 TIE = 0.01
 """A part of the cost by which predictions of the same may differ."""
 DIVERGED, FAR = 100.0, 1e20
@@ -106,23 +107,26 @@ class Auto:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a candidate costs: its table, seconds a round, rounds a digit (inf: it does not converge).
+    """What a candidate costs: its table, seconds a round, rounds a digit (inf: it does not converge; None: as many as the others).
 
     stopped : it had cost more than another before it was there; `rounds` is then less than what it needs
     """
 
     table: dict[str, Any]
     seconds: float
-    rounds: float
+    rounds: float | None = None
     stopped: bool = False
 
     @property
     def cost(self) -> float:
-        """Seconds a digit of the error."""
-        return self.seconds * self.rounds
+        """Seconds a digit of the error; a round, where the rounds are not known."""
+        return self.seconds * (1.0 if self.rounds is None else self.rounds)
 
     def __str__(self) -> str:
-        each = f"{in_words(self.table):20} {self.seconds * 1e3:10.4g} ms a round x {self.rounds:6.3g} rounds a digit = "
+        each = f"{in_words(self.table):20} {self.seconds * 1e3:10.4g} ms a round"
+        if self.rounds is None:
+            return each
+        each += f" x {self.rounds:6.3g} rounds a digit = "
         more = "more than " * self.stopped
         return each + (f"{more}{self.cost * 1e3:.4g} ms a digit" if np.isfinite(self.cost) else "does not converge")
 
@@ -145,7 +149,7 @@ def measure(
 
     L : smoothness of the f_i, which weighs the disagreement;  most : rounds of the run; no more are tried
     start : x of the own agents, where the verbs want it; zeros if left out
-    loss : `Problem.evaluate`; progress is then that of F(x̄), and L is not used
+    loss : `Problem.evaluate`; progress is then that of F, and L is not used
     No rounds ([]) where the first method does not make the digits in the time there is. The same on all ranks. What was sent
     and evaluated is not counted.
     """
@@ -252,7 +256,7 @@ def _rounds(
 def _progress(
     method: Algorithm, hood: Neighborhood, oracle: Oracle, x: Agents, L: float, most: int, loss: Loss | None
 ) -> Iterator[tuple[int, float]]:
-    """k and the error, or F(x̄), after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
+    """k and the error, or F, after k rounds from x, as a part of the first; inf where the iterates are far out. COLLECTIVE.
 
     The next look is a quarter of the rounds so far away: what grows by the round is seen long before it overflows
     and a rank fails alone.
@@ -266,7 +270,8 @@ def _progress(
             total = hood.sum(np.append(rows.sum(axis=0, dtype=np.float64), np.vdot(rows, rows)))
             mean = total[None, :-1] / agents
             if loss is not None:
-                value = float(hood.sum(loss(mean)[0])[0]) / agents
+                one = hood.sum(rows[hood.agents == 0].sum(axis=0, dtype=np.float64))
+                value = float(hood.sum(loss(np.vstack([mean, one]))[0]).max()) / agents
             else:
                 everywhere = hood.give(np.repeat(mean.astype(hood.dtype), hood.n, axis=0))
                 apart = rows - mean
