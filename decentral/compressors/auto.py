@@ -16,8 +16,8 @@ what agents disagree in, and x̄ falls a digit in two rounds while its agents ar
 references have to learn, and what diverges does so later.
 
 No compression and 8 bits alone are compared, and their rounds taken to be equal, where F takes too long, where the graph
-is too large for the stand-in, and where the error does not shrink without compression, either (D-PSGD, CHOCO-SGD end at an error
-of their own). A compressor of which the method itself would warn, and would not without compression, is left out.
+is too large for the stand-in, and where the error does not shrink without compression, either (CHOCO-SGD ends at an error of its
+own). A compressor of which the method itself would warn, and would not without compression, is left out.
 
 A candidate stops where it has cost more than another that is done. Nothing of this is counted or kept; every candidate starts
 from the same point as the run.
