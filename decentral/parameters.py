@@ -40,7 +40,10 @@ def construct(kind: type[T], values: dict[str, Any], where: str, name: str = "")
     for key in values:
         if key not in known:
             table = f"[{where}]" + (f" of {name}" if name else "")
-            raise ConfigError(unknown(f"key in {table}", key, known) if known else f'{table} takes no "{key}"')
+            sentence = unknown(f"key in {table}", key, known) if known else f'{table} takes no "{key}"'
+            if "params" in known and "did you mean" not in sentence:
+                sentence += f". A parameter of what it names stands deeper: {where}.params.{key}"
+            raise ConfigError(sentence)
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:

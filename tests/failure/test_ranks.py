@@ -72,16 +72,19 @@ def test_more_ranks_than_agents() -> None:
     assert ours(err) == ["decentral: 3 agents on 4 ranks: give at most one rank per agent, or set graph.agents = 4"]
 
 
+RUN_ALIKE_BUT_RANK_1 = """if True:
+    import os, sys
+    if "1" in (os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMI_RANK")):
+        os.environ[sys.argv[1]] = sys.argv[2]
+    from decentral.cli import main
+    sys.exit(main(["run", "small.toml"]))"""
+"""Launchers pass the environment on to the ranks of their own machine, not always to others."""
+
+
 @pytest.mark.skipif(kernels.c is None, reason=kernels.why)
 def test_other_kernels_on_one_rank() -> None:
     """Their sums need not have the bits of the others'."""
-    code = """if True:
-        import os, sys
-        if "1" in (os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMI_RANK")):
-            os.environ["DECENTRAL_KERNELS"] = "numpy"
-        from decentral.cli import main
-        sys.exit(main(["run", "small.toml"]))"""
-    status, _, err = mpirun(3, "-c", code)
+    status, _, err = mpirun(3, "-c", RUN_ALIKE_BUT_RANK_1, "DECENTRAL_KERNELS", "numpy")
     assert status == 2, err
     (line,) = ours(err)
     assert "rank 1" in line and "numpy (DECENTRAL_KERNELS=numpy) against" in line and line.endswith("and environment")
@@ -89,14 +92,7 @@ def test_other_kernels_on_one_rank() -> None:
 
 
 def test_threads_that_one_rank_alone_is_told_of() -> None:
-    """Launchers pass the environment on to the ranks of their own machine, not always to others."""
-    code = """if True:
-        import os, sys
-        if "1" in (os.environ.get("OMPI_COMM_WORLD_RANK"), os.environ.get("PMI_RANK")):
-            os.environ["DECENTRAL_THREADS"] = "1"
-        from decentral.cli import main
-        sys.exit(main(["run", "small.toml"]))"""
-    status, _, err = mpirun(3, "-c", code)
+    status, _, err = mpirun(3, "-c", RUN_ALIKE_BUT_RANK_1, "DECENTRAL_THREADS", "1")
     assert status == 0, err
 
 

@@ -37,6 +37,7 @@ CASES = [
     (["algorithm.compressor.name=quantize"], "uncompressed", "lt-admm-cc"),
     (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantise"], 'unknown compressor "quantise"', '"quantize"'),
     (["algorithm.name=choco-sgd", "algorithm.compressor.name=quantize", "algorithm.compressor.bits=77"], "bits", "16"),
+    (["graph.topology=regular", "graph.degree=3"], 'unknown key in [graph] "degree"', "graph.params.degree"),
     (["algorithm.name=lead", "algorithm.compressor={name='quantize', norm=2}"], "norm = 2", 'did you mean "2", with quotes?'),
     (
         ["algorithm.name=choco-sgd", "algorithm.compressor={name='top-k-quantize', k=1, quantize={bits='many'}}"],
