@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -302,7 +301,7 @@ class Job:
         facts = Facts(**self.ranks.share(facts_of))
         chosen = checkpoint.parameters.get("compressor") if checkpoint else None
         if chosen is None and getattr(getattr(self.algorithm, "compressor", None), "name", None) == "auto":
-            chosen = self._choose(facts, graph, weights)
+            chosen = self._choose(facts)
         if chosen is not None:
             self.algorithm = dataclasses.replace(self.algorithm, compressor=compressors.build(chosen))
 
@@ -325,7 +324,7 @@ class Job:
             for warning in self.warnings:
                 self.watch.say(f"warning: {warning}")
 
-    def _choose(self, facts: Any, graph: Graph, weights: MixingMatrix) -> dict[str, Any]:
+    def _choose(self, facts: Facts) -> dict[str, Any]:
         """The table of the compressor that "auto" stands for, by measurement. COLLECTIVE."""
         from decentral.compressors import auto
 
@@ -339,16 +338,9 @@ class Job:
             say("compressor auto: identity <- chosen, as nothing else is left")
             return dict(tables[0])
         most, start = self.experiment.rounds, hood.give(self.start())
-        loss = self.problem.evaluate if (unknown := bool(np.isnan(facts.L))) else None
-        seconds, rounds = auto.measure(methods, hood, oracle, method.compressor, facts.L, most, start, loss)
-        if not rounds and not unknown and graph.n_agents <= auto.MOST_AGENTS:
-            rounds = [(self.ranks.share(partial(_rounds, m, facts, graph, weights))["rounds"], False) for m in methods]
-        if rounds and np.isfinite(rounds[0][0]):
-            found = [auto.Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)]
-        else:
-            reason = "without compression the error does not shrink" if rounds else "progress takes too long to be measured"
+        found, reason = auto.predict(tables, methods, hood, oracle, method.compressor, facts, most, start, self.problem.evaluate)
+        if reason:
             say(f"compressor auto: {reason}; 8 bits are taken to need as many rounds as none")
-            found = [auto.Prediction(t, s) for t, s in zip(tables[:2], seconds[:2], strict=True)]
         best = self.ranks.share(lambda: auto.choose(found).table)
         for prediction in found:
             say(f"compressor auto: {prediction}" + (" <- chosen" if prediction.table == best else ""))
@@ -561,12 +553,6 @@ def _clipped(entries: int) -> list[str]:
         f"{entries} entries of messages were beyond the range of the quantizer and were clipped: if the error stopped "
         "shrinking, the scale decays too fast; give a scale_decay nearer to 1, a larger scale, or more bits"
     ]
-
-
-def _rounds(method: Any, facts: Any, graph: Graph, weights: MixingMatrix) -> dict[str, Any]:
-    from decentral.compressors.auto import rounds_of
-
-    return {"rounds": rounds_of(method, facts, graph, weights)}
 
 
 def restore(state: Any, checkpoint: Checkpoint, hood: Neighborhood) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from decentral.algorithms import load
 from decentral.algorithms.facts import Facts
 from decentral.bench.workload import ring, workload
-from decentral.compressors.auto import Auto, Prediction, choose, measure, rounds_of
+from decentral.compressors.auto import Auto, choose, error, predict
 from decentral.estimators import Full, Oracle
 from decentral.graph import mixing
 from decentral.neighborhood import Emulated, InProcess
@@ -58,9 +58,7 @@ def rows(seconds: float) -> list[dict[str, Any]]:
                 hood = InProcess(graph, weights)
                 start = time.perf_counter()
                 auto = Auto(latency=latency, bandwidth=bandwidth)
-                each, rounds = measure(tuned, hood, Oracle(problem, Full(), hood.agents), auto, facts.L, RUN)
-                rounds = rounds or [(rounds_of(m, facts, graph, weights), False) for m in tuned]
-                predicted = [Prediction(t, s, *r) for t, s, r in zip(tables, each, rounds, strict=True)]
+                predicted, _ = predict(tables, tuned, hood, Oracle(problem, Full(), hood.agents), auto, facts, RUN)
                 chosen, spent = choose(predicted).table, time.perf_counter() - start
                 slow = Emulated(graph, weights, latency=latency or 0.0, bandwidth=bandwidth)
                 parts = np.multiply(_seconds(tuned, slow, problem, seconds), needed)
@@ -90,9 +88,9 @@ def _rounds(method: Any, hood: InProcess, problem: Any, L: float) -> float:
     for k in range(MOST):
         mean = s.x.mean(axis=0)
         gradient, apart = problem.evaluate(mean[None])[1][0] / hood.n, s.x - mean
-        error = float(gradient @ gradient + L**2 * np.vdot(apart, apart) / hood.n)
-        first = first or error
-        if error <= 1e-4 * first:
+        value = error(gradient, float(np.vdot(apart, apart)) / hood.n, L)
+        first = first or value
+        if value <= 1e-4 * first:
             return float(k)
         s = method.round(s, k, hood, oracle)
     return np.inf

@@ -55,7 +55,8 @@ error and of F."""
 TIE = 0.01
 """A part of the cost by which predictions of the same may differ."""
 DIVERGED, FAR = 100.0, 1e20
-"""An error that many times the first, or Σ_i ‖x_i‖² so large: the candidate diverges."""
+"""An error that many times N times the first, in which gradients of agents may have cancelled, or Σ_i ‖x_i‖² so large: the
+candidate diverges."""
 WIDTH, ROUNDS, MOST_AGENTS, WORST_CONDITION = 512, 120, 64, 50.0
 """The stand-in: entries of x, rounds, the most agents, and its largest L/μ."""
 
@@ -139,6 +140,25 @@ def in_words(table: dict[str, Any]) -> str:
 Rounds = list[tuple[float, bool]]
 """`rounds` and `stopped` of the predictions."""
 Loss = Callable[[Array], tuple[Array, Array]]
+
+
+def predict(
+    tables: list[dict[str, Any]], methods: list[Any], hood: Neighborhood, oracle: Oracle, auto: Auto, facts: Facts,
+    most: int = 1 << 30, start: Agents | None = None, loss: Loss | None = None,
+) -> tuple[list[Prediction], str]:
+    """What the candidates cost that can be compared, and why these are not all of them, or "". COLLECTIVE; see `measure`.
+
+    loss : `Problem.evaluate`, for problems whose smoothness is not known
+    """
+    known = not np.isnan(facts.L)
+    seconds, rounds = measure(methods, hood, oracle, auto, facts.L, most, start, None if known else loss)
+    if not rounds and known and hood.graph.n_agents <= MOST_AGENTS:
+        mine = [rounds_of(m, facts, hood.graph, hood.mixing) if 0 in hood.agents else 0.0 for m in methods]  # one rank does it
+        rounds = [(r, False) for r in hood.sum(np.array(mine)).tolist()]
+    if rounds and np.isfinite(rounds[0][0]):
+        return [Prediction(t, s, *r) for t, s, r in zip(tables, seconds, rounds, strict=True)], ""
+    reason = "without compression the error does not shrink" if rounds else "progress takes too long to be measured"
+    return [Prediction(t, s) for t, s in zip(tables[:2], seconds[:2], strict=True)], reason
 
 
 def measure(
@@ -233,7 +253,7 @@ def _rounds(
         stopped = False
         for k, value in _progress(method, hood, oracle, x, L, most, loss):
             trace.append((k, value))
-            if value <= 10.0**-digits or not value < DIVERGED or k >= most:
+            if value <= 10.0**-digits or not value < DIVERGED * hood.graph.n_agents or k >= most:
                 break
             if stopped := each * k > best:
                 break
@@ -277,12 +297,17 @@ def _progress(
                 apart = rows - mean
                 found = np.append(hood.take(problem.estimate(everywhere)).sum(axis=0, dtype=np.float64), np.vdot(apart, apart))
                 *gradient, disagreement = hood.sum(found) / agents
-                value = float(np.dot(gradient, gradient) + L**2 * disagreement)
+                value = error(gradient, disagreement, L)
             first = first or value
             yield k, value / first if first > 0 and total[-1] < FAR else np.inf
             due = min(k + 1 + k // 4, max(most, k + 1))
         state = method.round(state, k, hood, oracle)
         k += 1
+
+
+def error(gradient: Any, disagreement: float, L: float) -> float:
+    """‖∇F(x̄)‖² + (L²/N) Σ_i ‖x_i − x̄‖² of ∇F(x̄) (d,) and the mean of the ‖x_i − x̄‖²."""
+    return float(np.dot(gradient, gradient) + L**2 * disagreement)
 
 
 def _crossing(trace: list[tuple[int, float]], level: float) -> float:
@@ -301,21 +326,15 @@ def rounds_of(method: Algorithm, facts: Facts, graph: Graph, weights: MixingMatr
     hood = InProcess(graph, weights)
     oracle: Any = _StandIn(graph.n_agents, d, facts.L, mu)
     tuned = method.tuned(dataclasses.replace(facts, mu=mu, d=d, L_max=facts.L, estimator="full", batch=1, samples=1.0))
-    errors = []
     try:
         with np.errstate(all="ignore"):
-            state = tuned.init(np.zeros((hood.n, d)), hood, oracle)
-            for k in range(ROUNDS):
-                mean = state.x.mean(axis=0)
-                gradient, apart = oracle(None, mean, k).mean(axis=0), state.x - mean
-                errors.append(float(gradient @ gradient + facts.L**2 * np.vdot(apart, apart) / hood.n))
-                if not errors[-1] > 1e-20 * errors[0]:
+            for k, value in _progress(tuned, hood, oracle, np.zeros((hood.n, d)), facts.L, ROUNDS, None):
+                if not 1e-20 < value < np.inf or k >= ROUNDS:
                     break
-                state = tuned.round(state, k, hood, oracle)
     except DecentralError:
         return np.inf
-    digits = np.log10(errors[0] / max(errors[-1], 1e-300)) if np.isfinite(errors[-1]) else 0.0
-    return (len(errors) - 1) / digits if digits > 0.5 else np.inf
+    digits = -np.log10(max(value, 1e-300))
+    return k / digits if digits > 0.5 else np.inf
 
 
 class _Timed:
@@ -344,12 +363,16 @@ class _Timed:
 
 
 class _StandIn:
-    """The oracle of quadratics with Q_i = diag(λ_i), λ uniform in [mu, L] with both ends taken, and uniform c_i."""
+    """Quadratics, and their oracle, with Q_i = diag(λ_i), λ uniform in [mu, L] with both ends taken, and uniform c_i."""
 
     def __init__(self, agents: int, d: int, L: float, mu: float):
         draws = Key(0, Purpose.SYNTHETIC, 0, np.arange(agents)).uniform(2 * d)
         self.curvature, self.c = mu + (L - mu) * draws[:, :d], 2 * draws[:, d:] - 1
         self.curvature[:, 0], self.curvature[:, -1] = mu, L
+        self.problem = self
+
+    def estimate(self, x: Agents) -> Agents:
+        return self.curvature * x - self.c
 
     def init(self, x: Agents) -> None:
         return None
@@ -358,7 +381,7 @@ class _StandIn:
         pass
 
     def __call__(self, memory: None, x: Agents, k: int, t: int = 0) -> Agents:
-        return self.curvature * x - self.c
+        return self.estimate(x)
 
 
 def choose(predictions: list[Prediction]) -> Prediction:

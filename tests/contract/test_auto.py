@@ -273,7 +273,8 @@ def test_too_many_agents_for_the_stand_in(most: int, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.mpi
-def test_all_ranks_measure_the_same(time_enough: None) -> None:
+@pytest.mark.parametrize("least", [auto.LEAST, np.inf])  # inf: on the stand-in
+def test_all_ranks_predict_the_same(time_enough: None, monkeypatch: pytest.MonkeyPatch, least: float) -> None:
     from mpi4py import MPI
 
     from decentral.neighborhood.mpi import MPINeighborhood
@@ -283,10 +284,11 @@ def test_all_ranks_measure_the_same(time_enough: None) -> None:
     problem = p100(own=hood.agents)
     facts = facts_of(hood_of(nx.cycle_graph(10)), p100(), "saga", 8)
     oracle = Oracle(problem, SAGA(batch=8), hood.agents, 7)
-    _, methods, _ = auto.Auto().candidates(algorithms.build({"name": "lead"}), facts)
-    seconds, rounds = auto.measure(methods, hood, oracle, auto.Auto(bandwidth=1e4), facts.L)
-    mine = np.array([*seconds, *(r for r, _ in rounds), *(float(s) for _, s in rounds)])
-    assert len(rounds) == 4 and np.isfinite(mine).all()
+    monkeypatch.setattr(auto, "LEAST", least)
+    tables, methods, _ = auto.Auto().candidates(algorithms.build({"name": "lead"}), facts)
+    found, reason = auto.predict(tables, methods, hood, oracle, auto.Auto(bandwidth=1e4), facts)
+    mine = np.array([(p.seconds, p.rounds, p.stopped) for p in found], float)
+    assert len(found) == 4 and not reason and np.isfinite(mine).all()
     np.testing.assert_array_equal(hood.max(mine), mine)
     np.testing.assert_array_equal(hood.max(-mine), -mine)
     assert hood.wire_bytes == 0 and not oracle.evaluations.any()
